@@ -1,0 +1,2 @@
+//! raidctl's entry.
+fn main() {}

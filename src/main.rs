@@ -1,0 +1,2 @@
+//! The daemon's entry: arguments in, an exit status out.
+fn main() {}
