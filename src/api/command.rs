@@ -1,0 +1,340 @@
+//! What can be asked of raidd, and what it answers.
+
+use serde::{Deserialize, Serialize};
+
+use super::text::parse_level;
+use super::{ConsistencyPolicy, Status, parse_uuid, valid_name};
+
+/// Stands for a member that is not there, in the devices of [`CreateArray`].
+pub const MISSING: &str = "missing";
+
+/// The whole control surface: one variant for each thing that can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Makes a new array, starts and exports it. Legal while no array has the name. Answers [`Reply::Array`].
+    Create(CreateArray),
+    /// Starts an array from its superblocks. Legal while it does not run. Answers [`Reply::Array`].
+    Assemble(AssembleArray),
+    /// Looks through the block devices and the known member paths and starts every array that can be started. Always
+    /// legal. Answers [`Reply::Arrays`]: those that it started.
+    AssembleScan,
+    /// Flushes an array, marks it clean and lets its members go. Legal while no client is connected, or with `force`.
+    /// Answers [`Reply::Done`].
+    Stop {
+        /// The array.
+        name: String,
+        /// Disconnects the clients first.
+        force: bool,
+    },
+    /// What is there. Always legal. Answers [`Reply::Arrays`], in the order of the names.
+    List,
+    /// One array. Legal where there is one of this name. Answers [`Reply::Array`].
+    Status {
+        /// The array.
+        name: String,
+    },
+    /// Treats a member as failed. Legal while the array can do without it. Answers [`Reply::Array`].
+    Fail {
+        /// The array.
+        name: String,
+        /// The member's path.
+        device: String,
+    },
+}
+
+/// What a [`Command`] is answered with when it was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// One array.
+    Array(Box<Status>),
+    /// Several arrays.
+    Arrays(Vec<Status>),
+    /// Nothing to say.
+    Done,
+}
+
+/// A new array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateArray {
+    /// What it is called; also the name of its export. See [`valid_name`].
+    pub name: String,
+    /// `0`, `1`, `4`, `5`, `6` or `10`, with or without `raid` before it. See [`CreateArray::level_number`].
+    pub level: String,
+    /// Bytes a chunk. Default: 512 KiB.
+    #[serde(default)]
+    pub chunk_bytes: Option<u64>,
+    /// md's name of the layout: `left-symmetric`, `n2`, ... Default: left-symmetric for RAID 5 and 6, near 2 for RAID 10.
+    #[serde(default)]
+    pub layout: Option<String>,
+    /// Bytes used of every member. Default: all that the smallest has.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// Default: internal, from level 1 up, unless PPL was asked for.
+    #[serde(default)]
+    pub bitmap: Option<BitmapChoice>,
+    /// How the array finds what to mend after a crash. Default: as `bitmap` says.
+    #[serde(default)]
+    pub consistency_policy: Option<ConsistencyPolicy>,
+    /// How redundancy comes to be right at first.
+    #[serde(default)]
+    pub init: Init,
+    /// Paths of spares.
+    #[serde(default)]
+    pub spares: Vec<String>,
+    /// Takes members that carry a superblock, a filesystem or a partition table, and unusual numbers of them.
+    #[serde(default)]
+    pub force: bool,
+    /// Paths of the members in slot order; [`MISSING`] leaves a slot empty.
+    pub devices: Vec<String>,
+}
+
+/// An array to start from its superblocks. Either the members or the array must be named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssembleArray {
+    /// What it is to be called here. Default: the name in its superblocks.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Only members of the array with this UUID; see [`parse_uuid`] for how it may be written.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// Starts it although it is dirty and degraded, or although too few members are fresh.
+    #[serde(default)]
+    pub force: bool,
+    /// Starts it so that nothing is written to any member.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Paths of the members.
+    pub devices: Vec<String>,
+}
+
+/// Whether an array has a write-intent bitmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BitmapChoice {
+    /// On every member, beside the superblock.
+    Internal,
+    /// None: after a crash everything is resynced.
+    None,
+}
+
+/// How the redundancy of a new array comes to be right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// By a resync in the background, as md does it.
+    #[default]
+    Resync,
+    /// By zeroing the members, where they can do that fast.
+    Zero,
+    /// The caller says that it is right already.
+    AssumeClean,
+}
+
+impl CreateArray {
+    /// The level as md counts it: 0, 1, 4, 5, 6 or 10. An error is one line for people.
+    pub fn level_number(&self) -> Result<u8, String> {
+        parse_level(&self.level)
+    }
+
+    /// Refuses what can be seen to be wrong without looking at any device: the name, the level, options that exclude
+    /// each other, too few members. An error is one line for people.
+    pub fn check(&self) -> Result<(), String> {
+        valid_name(&self.name)?;
+        let level = self.level_number()?;
+        self.check_consistency(level)?;
+        self.check_devices(level)
+    }
+
+    fn check_consistency(&self, level: u8) -> Result<(), String> {
+        use {BitmapChoice as B, ConsistencyPolicy as P};
+        match (self.bitmap, self.consistency_policy) {
+            (Some(B::Internal), Some(P::Ppl)) => {
+                Err("an array has a bitmap or a PPL, not both: leave one of the two options out".to_owned())
+            }
+            (Some(B::Internal), Some(P::Resync)) => {
+                Err("policy resync means no bitmap, but an internal one is asked for: leave one of the two options out"
+                    .to_owned())
+            }
+            (Some(B::None), Some(P::Bitmap)) => {
+                Err("policy bitmap needs a bitmap, but none is asked for: leave one of the two options out".to_owned())
+            }
+            (_, Some(P::None)) if level > 0 => {
+                Err(format!("RAID {level} has redundancy to keep: choose the policy bitmap, ppl or resync"))
+            }
+            (_, Some(P::Ppl)) if level != 5 => {
+                Err(format!("PPL is for RAID 5, not for RAID {level}: leave the policy out, or make a RAID 5"))
+            }
+            (Some(B::Internal), _) | (_, Some(P::Bitmap | P::Ppl | P::Resync)) if level == 0 => {
+                Err("RAID 0 has no redundancy to keep: leave bitmap and consistency policy out".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_devices(&self, level: u8) -> Result<(), String> {
+        let count = self.devices.len();
+        let least = match level {
+            0 | 1 if self.force => 1,
+            6 => 4,
+            _ => 2,
+        };
+        if count < least {
+            let hint = if level <= 1 && count == 1 { ", or force it" } else { "" };
+            return Err(format!("RAID {level} needs {least} members at least, not {count}: name more{hint}"));
+        }
+        let present = self.devices.iter().filter(|device| *device != MISSING).count();
+        let lost_at_most = match level {
+            0 => 0,
+            1 | 10 => count - 1, // RAID 10 by its layout, which is looked at later
+            6 => 2,
+            _ => 1,
+        };
+        if present + lost_at_most < count {
+            return Err(format!(
+                "RAID {level} of {count} members needs {} of them, but only {present} are there: name more devices in the \
+                 place of `{MISSING}`",
+                count - lost_at_most
+            ));
+        }
+        if self.spares.iter().any(|spare| spare == MISSING) {
+            return Err(format!("a spare cannot be `{MISSING}`: leave it out"));
+        }
+        check_paths(self.devices.iter().chain(&self.spares).filter(|device| *device != MISSING))
+    }
+}
+
+impl AssembleArray {
+    /// Refuses what can be seen to be wrong without looking at any device. An error is one line for people.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(name) = &self.name {
+            valid_name(name)?;
+        }
+        if let Some(uuid) = &self.uuid {
+            parse_uuid(uuid)?;
+        }
+        if self.devices.is_empty() {
+            return Err("no devices to assemble from: name the members, or scan for them".to_owned());
+        }
+        check_paths(self.devices.iter())
+    }
+}
+
+/// Every device once, and by a path that means the same to everybody.
+fn check_paths<'a>(devices: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    let mut seen = std::collections::HashSet::new();
+    for device in devices {
+        if !device.starts_with('/') || device.contains('\0') {
+            return Err(format!(
+                "device {device:?} is not an absolute path: write it from the root, like /dev/sdb"
+            ));
+        }
+        if !seen.insert(device) {
+            return Err(format!("device {device} is named twice: name every device once"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(level: &str, devices: &[&str]) -> CreateArray {
+        CreateArray {
+            name: "vol0".to_owned(),
+            level: level.to_owned(),
+            chunk_bytes: None,
+            layout: None,
+            size_bytes: None,
+            bitmap: None,
+            consistency_policy: None,
+            init: Init::Resync,
+            spares: Vec::new(),
+            force: false,
+            devices: devices.iter().map(|device| (*device).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_short_create_document_is_enough() {
+        let text = r#"{"name":"vol0","level":"raid5","devices":["/a","missing","/c"]}"#;
+        let parsed: CreateArray = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            parsed,
+            CreateArray { level: "raid5".to_owned(), ..create("5", &["/a", "missing", "/c"]) }
+        );
+        assert_eq!(parsed.check(), Ok(()));
+        assert_eq!(parsed.level_number(), Ok(5));
+    }
+
+    #[test]
+    fn a_misspelt_field_is_an_error() {
+        let text = r#"{"name":"vol0","level":"5","devices":[],"chunk":4096}"#;
+        assert!(serde_json::from_str::<CreateArray>(text).unwrap_err().to_string().contains("`chunk`"));
+    }
+
+    #[test]
+    fn words_are_written_as_on_the_command_line() {
+        assert_eq!(serde_json::to_string(&Init::AssumeClean).unwrap(), r#""assume-clean""#);
+        assert_eq!(serde_json::to_string(&BitmapChoice::Internal).unwrap(), r#""internal""#);
+        assert_eq!(serde_json::to_string(&ConsistencyPolicy::Ppl).unwrap(), r#""ppl""#);
+    }
+
+    #[test]
+    fn too_few_members_are_refused() {
+        for (level, devices, fragment) in [
+            ("0", &["/a"][..], "RAID 0 needs 2 members at least, not 1: name more, or force it"),
+            ("6", &["/a", "/b", "/c"], "RAID 6 needs 4 members at least, not 3: name more"),
+            ("5", &["/a", "missing", "missing"], "needs 2 of them, but only 1 are there"),
+            ("0", &["/a", "missing"], "needs 2 of them"),
+            ("1", &["missing", "missing"], "needs 1 of them, but only 0"),
+            ("5", &["/a", "/b", "/a"], "named twice"),
+            ("5", &["/a", "/b", "c"], "not an absolute path"),
+            ("7", &["/a", "/b"], "level"),
+        ] {
+            let error = create(level, devices).check().unwrap_err();
+            assert!(error.contains(fragment), "{level} {devices:?}: {error}");
+            assert!(!error.contains('\n'));
+        }
+        let forced = CreateArray { force: true, ..create("1", &["/a"]) };
+        assert_eq!(forced.check(), Ok(()));
+        assert_eq!(create("6", &["/a", "missing", "/c", "missing"]).check(), Ok(()));
+    }
+
+    #[test]
+    fn options_that_exclude_each_other_are_refused() {
+        let devices = &["/a", "/b", "/c", "/d"][..];
+        let with = |level, bitmap, policy| CreateArray {
+            bitmap,
+            consistency_policy: policy,
+            ..create(level, devices)
+        };
+        use {BitmapChoice as B, ConsistencyPolicy as P};
+        assert!(with("5", Some(B::Internal), Some(P::Ppl)).check().is_err());
+        assert!(with("5", Some(B::None), Some(P::Bitmap)).check().is_err());
+        assert!(with("5", Some(B::Internal), Some(P::Resync)).check().is_err());
+        assert!(with("6", None, Some(P::Ppl)).check().is_err());
+        assert!(with("0", Some(B::Internal), None).check().is_err());
+        assert!(with("5", None, Some(P::None)).check().is_err());
+        for good in [
+            with("5", Some(B::None), Some(P::Ppl)),
+            with("5", Some(B::Internal), Some(P::Bitmap)),
+            with("0", Some(B::None), None),
+            with("10", Some(B::None), Some(P::Resync)),
+        ] {
+            assert_eq!(good.check(), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn assembling_needs_devices() {
+        let request = AssembleArray { devices: vec!["/dev/sda".to_owned()], ..AssembleArray::default() };
+        assert_eq!(request.check(), Ok(()));
+        assert!(AssembleArray::default().check().unwrap_err().contains("no devices"));
+        let bad = AssembleArray { uuid: Some("6f1c".to_owned()), ..request };
+        assert!(bad.check().unwrap_err().contains("UUID"));
+    }
+}

@@ -1,0 +1,23 @@
+//! The words of the control interface: what can be asked of raidd ([`Command`]), what it answers ([`Reply`]), and how
+//! it says no ([`Problem`]).
+//!
+//! The daemon, the HTTP server and raidctl share these types, so none of them can drift from the others. They are data
+//! and text only: nothing here knows HTTP routes, sockets or the engine, and nothing here does I/O.
+//!
+//! Invariants:
+//! - The JSON of [`Status`] is what scripts parse. Its documented fields keep their names and their order; new ones come
+//!   behind them.
+//! - What may be refused by looking at the words alone is refused by the `check` of the request, with the same sentence
+//!   wherever it is called: raidctl makes a usage error of it, the server a [`Problem`].
+
+mod command;
+mod problem;
+mod status;
+mod text;
+
+pub use command::{AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply};
+pub use problem::{Problem, ProblemCode};
+pub use status::{
+    ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
+};
+pub use text::{NAME_BYTES_MAX, default_control_path, parse_size, parse_uuid, valid_name};

@@ -1,0 +1,201 @@
+//! Which request is which command, and what the answers look like.
+//!
+//! | method and path | command | answer |
+//! |---|---|---|
+//! | `GET /v1/arrays` | list | 200, an array of status documents |
+//! | `POST /v1/arrays` | create | 201, the status document |
+//! | `POST /v1/arrays/assemble` | assemble | 200, the status document |
+//! | `POST /v1/arrays/scan` | assemble every array that can be found | 200, an array of status documents |
+//! | `GET /v1/arrays/{name}` | status | 200, the status document |
+//! | `POST /v1/arrays/{name}/stop` | stop; body `{"force":bool}` or none | 204 |
+//! | `POST /v1/arrays/{name}/fail` | fail; body `{"device":PATH}` | 200, the status document |
+//! | `GET /healthz` | | 200, whenever the server lives |
+//!
+//! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{BODY_BYTES_MAX, Operator};
+use crate::api::{AssembleArray, Command, CreateArray, Problem, ProblemCode, Reply, Status};
+
+/// The routes, served by `operator`.
+pub fn router<O: Operator>(operator: Arc<O>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/v1/arrays", get(list::<O>).post(create::<O>))
+        // An array may well be called `scan`: GET asks for that one.
+        .route("/v1/arrays/assemble", post(assemble::<O>).get(status_of_assemble::<O>))
+        .route("/v1/arrays/scan", post(scan::<O>).get(status_of_scan::<O>))
+        .route("/v1/arrays/{name}", get(status::<O>))
+        .route("/v1/arrays/{name}/stop", post(stop::<O>))
+        .route("/v1/arrays/{name}/fail", post(fail::<O>))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(operator)
+}
+
+/// What a handler may refuse with.
+struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Refusal {
+        Refusal(problem)
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+type Name = Result<Path<String>, PathRejection>;
+type Body = Result<Bytes, BytesRejection>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopBody {
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailBody {
+    device: String,
+}
+
+async fn healthz() -> Response {
+    json(StatusCode::OK, "application/json", &serde_json::json!({ "status": "ok" }))
+}
+
+async fn list<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    run(operator, Command::List).await
+}
+
+async fn create<O: Operator>(State(operator): State<Arc<O>>, body: Body) -> Answer {
+    let request: CreateArray = parse(body)?;
+    request.check().map_err(invalid)?;
+    let mut response = run(operator, Command::Create(request)).await?;
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+async fn assemble<O: Operator>(State(operator): State<Arc<O>>, body: Body) -> Answer {
+    let request: AssembleArray = parse(body)?;
+    request.check().map_err(invalid)?;
+    run(operator, Command::Assemble(request)).await
+}
+
+async fn scan<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    run(operator, Command::AssembleScan).await
+}
+
+async fn status<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::Status { name: decoded(name)? }).await
+}
+
+async fn status_of_assemble<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    run(operator, Command::Status { name: "assemble".to_owned() }).await
+}
+
+async fn status_of_scan<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    run(operator, Command::Status { name: "scan".to_owned() }).await
+}
+
+async fn stop<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let StopBody { force } = parse(body)?;
+    run(operator, Command::Stop { name, force }).await
+}
+
+async fn fail<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let FailBody { device } = parse(body)?;
+    run(operator, Command::Fail { name, device }).await
+}
+
+async fn unknown_path(uri: Uri) -> Refusal {
+    Refusal(Problem::new(
+        ProblemCode::NotFound,
+        format!("there is nothing at {:?}: the arrays are at /v1/arrays", uri.path()),
+    ))
+}
+
+async fn unknown_method(method: Method, uri: Uri) -> Refusal {
+    Refusal(Problem::new(
+        ProblemCode::MethodNotAllowed,
+        format!("{:?} cannot be asked with {method}: GET shows, POST does", uri.path()),
+    ))
+}
+
+/// Hands a command over. It runs as a task of its own: a client that leaves drops its request, and an array must not be
+/// left half made for that.
+async fn run<O: Operator>(operator: Arc<O>, command: Command) -> Answer {
+    let task = tokio::spawn(async move { operator.execute(command).await });
+    let reply = task.await.map_err(|error| {
+        tracing::error!(%error, "a command did not end");
+        Problem::new(
+            ProblemCode::Internal,
+            "raidd failed at this command: its log says where; please report it",
+        )
+    })??;
+    Ok(match reply {
+        Reply::Array(array) => json::<Status>(StatusCode::OK, "application/json", &array),
+        Reply::Arrays(arrays) => json(StatusCode::OK, "application/json", &arrays),
+        Reply::Done => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+fn decoded(name: Name) -> Result<String, Refusal> {
+    name.map(|Path(name)| name).map_err(|_| {
+        invalid("the array's name in the path is no UTF-8 when percent-decoded: encode it as UTF-8").into()
+    })
+}
+
+/// The body as a request; none is `{}`.
+fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let bytes = body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let detail = format!("the request is longer than {BODY_BYTES_MAX} bytes: send less");
+            Problem::new(ProblemCode::TooLarge, detail)
+        } else {
+            invalid("the request's body could not be received: send it again")
+        }
+    })?;
+    let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    serde_json::from_slice(text).map_err(|error| {
+        invalid(format!("the request is not the JSON it should be: {error}: correct it")).into()
+    })
+}
+
+fn invalid(detail: impl AsRef<str>) -> Problem {
+    Problem::new(ProblemCode::InvalidRequest, detail)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, "application/problem+json", &self.0)
+    }
+}
+
+fn json<T: Serialize>(status: StatusCode, kind: &'static str, document: &T) -> Response {
+    let headers: [(HeaderName, HeaderValue); 1] = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+    match serde_json::to_vec(document) {
+        Ok(mut text) => {
+            text.push(b'\n'); // for people with curl
+            (status, headers, text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

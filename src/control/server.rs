@@ -1,0 +1,181 @@
+//! The thread that serves the control socket: one runtime, started and stopped as a whole.
+//!
+//! Stopping is orderly and bounded: nobody is accepted any more, requests under way get [`GRACE`] to end, then the
+//! connections are cut. So a client that sends half a request cannot keep the daemon from stopping.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::net::UnixStream;
+use tokio::net::unix::SocketAddr;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{CONNECTIONS_MAX, ControlSocket, Operator, router};
+
+/// What requests under way get when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// What is waited after the kernel refused to accept, as it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A control server on its own thread.
+#[derive(Debug)]
+pub struct Server {
+    shutdown: oneshot::Sender<()>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Stops it: waits for the requests under way, but not for long.
+    ///
+    /// # Errors
+    /// What ended it before it was told to.
+    pub fn stop(self) -> io::Result<()> {
+        // The other end is gone where the server has ended by itself; joining says why.
+        let _ended = self.shutdown.send(());
+        self.thread.join().map_err(|_| io::Error::other("the control server panicked"))?
+    }
+}
+
+/// Serves `socket` on a thread of its own.
+///
+/// # Errors
+/// The kernel gives no thread or no runtime.
+pub fn start<O: Operator>(socket: ControlSocket, operator: Arc<O>) -> io::Result<Server> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (shutdown, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        runtime.block_on(serve(socket, operator, async {
+            // A dropped sender is a dropped server: stop as well.
+            let _told = told.await;
+        }))
+    })?;
+    Ok(Server { shutdown, thread })
+}
+
+/// Serves `socket` until `shutdown` is done; then the socket's file is removed. To be called in a tokio runtime with
+/// I/O and time.
+///
+/// # Errors
+/// The runtime does not take the socket.
+pub async fn serve<O: Operator>(
+    socket: ControlSocket,
+    operator: Arc<O>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let listener = socket.listener.try_clone()?;
+    listener.set_nonblocking(true)?;
+    let listener = Limited {
+        listener: tokio::net::UnixListener::from_std(listener)?,
+        slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    };
+    let (stopping, grace_starts) = oneshot::channel();
+    let served = axum::serve(listener, router(operator)).with_graceful_shutdown(async move {
+        shutdown.await;
+        let _listened = stopping.send(()); // nobody listens where serving has ended
+    });
+    tokio::select! {
+        result = served.into_future() => result,
+        () = async {
+            if grace_starts.await.is_err() {
+                std::future::pending::<()>().await; // serving has ended by itself, which the other branch says
+            }
+            tokio::time::sleep(GRACE).await;
+        } => {
+            tracing::warn!("control requests were still under way when the server stopped");
+            Ok(())
+        }
+    }
+}
+
+/// A listener that accepts no more clients than there are slots.
+struct Limited {
+    listener: tokio::net::UnixListener,
+    slots: Arc<Semaphore>,
+}
+
+impl Listener for Limited {
+    type Io = Slotted;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Slotted, SocketAddr) {
+        let slot = match self.slots.clone().acquire_owned().await {
+            Ok(slot) => slot,
+            Err(_closed) => std::future::pending().await, // nobody closes it
+        };
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => return (Slotted { stream, _slot: slot }, address),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control client");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection and its slot.
+struct Slotted {
+    stream: UnixStream,
+    _slot: OwnedSemaphorePermit,
+}
+
+mod passing {
+    //! The stream's own reading and writing, passed through.
+
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::Slotted;
+
+    impl AsyncRead for Slotted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(context, buf)
+        }
+    }
+
+    impl AsyncWrite for Slotted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write(context, data)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            data: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.stream).poll_write_vectored(context, data)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.stream.is_write_vectored()
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+}
