@@ -1,9 +1,13 @@
 //! The metadata of a new array, chosen as mdadm 4.2 chooses it (super1.c `validate_geometry1`, `write_init_super1`,
 //! `add_internal_bitmap1`; Create.c), so that nobody can tell who made an array, and every tool's assumptions hold.
 //!
-//! Two things differ on purpose: the last member of a RAID4 or RAID5 is not turned into a spare to rebuild onto, so
-//! `dev_number` is the slot for every first member; and the bitmap of a RAID10 covers the true array size from the
-//! start, to which the kernel would correct mdadm's.
+//! Three things differ on purpose:
+//!
+//! - The last member of a RAID4 or RAID5 is not turned into a spare to rebuild onto, so `dev_number` is the slot for
+//!   every first member.
+//! - The bitmap of a RAID10 covers the true array size from the start, to which the kernel would correct mdadm's.
+//! - A RAID0 records its layout where the members differ in whole chunks, which is where it matters; mdadm compares
+//!   bytes in units of the chunk's number of sectors, and so records it for smaller differences too.
 //!
 //! Invariants of what [`plan`] gives:
 //!
