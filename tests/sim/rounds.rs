@@ -5,6 +5,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use raidd::engine::{AssembleOptions, Health, MemberState};
 use raidd::io::{Clock, Device, Fua, IoErrorKind, Pool, Slice, Spawn, Zeroing};
 
@@ -61,17 +63,15 @@ impl Client {
         let mut at = 0;
         while at < len {
             let pad = (start + at) % 4096;
-            let take = (len - at).min(1 + random.below((1 << 20) - 4096) as usize);
-            let take = if random.one_in(2) { take.min(20_000) } else { take };
+            // Every slice but the last ends where a block does, as `Device::write` wants it.
+            let blocks = if random.one_in(2) { 5 } else { 255 };
+            let most = 4096 * (1 + random.below(blocks)) as usize - pad;
+            let take = most.min(len - at);
             let mut buf = self.pool.try_alloc(pad + take).expect("memory for a payload");
             let mut data = buf.split_off(pad);
             data.copy_from_slice(&bytes[at..at + take]);
             slices.push(data.freeze());
             at += take;
-        }
-        // Slices that begin in mid-block would break the contract of `Device::write`; so do those that end there.
-        if slices.len() > 1 && slices[..slices.len() - 1].iter().any(|s| (s.as_ptr() as usize + s.len()) % 4096 != 0) {
-            return self.payload(start, len);
         }
         (bytes, slices)
     }
@@ -130,7 +130,7 @@ impl Client {
     pub async fn burst(&mut self) {
         let mut cuts: Vec<usize> = (0..8).map(|_| self.world.random(self.bytes.len() as u64) as usize).collect();
         cuts.sort_unstable();
-        let mut jobs: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+        let mut jobs: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
         let mut bytes = self.bytes.clone();
         for pair in cuts.windows(2).filter(|pair| pair[0] < pair[1]) {
             let (start, len) = (pair[0], (pair[1] - pair[0]).min(100_000));
@@ -138,13 +138,12 @@ impl Client {
                 let (data, slices) = self.payload(start, len);
                 bytes[start..start + len].copy_from_slice(&data);
                 let array = self.array.clone();
-                jobs.push(Box::pin(async move { array.write(start as u64, slices, Fua::No).await.unwrap() }));
+                jobs.push(async move { array.write(start as u64, slices, Fua::No).await.unwrap() }.boxed_local());
             } else {
                 // Reads are of whole blocks, so leave the neighbours' blocks out.
                 let (first, end) = (start.next_multiple_of(4096), (start + len) / 4096 * 4096);
                 if first < end {
-                    let this = &*self;
-                    jobs.push(unsafe_free_box(this.check(first, end - first)));
+                    jobs.push(self.check(first, end - first).boxed_local());
                 }
             }
         }
@@ -157,11 +156,6 @@ impl Client {
             self.world.sleep(Duration::from_millis(5)).await;
         }
     }
-}
-
-/// A boxed future that borrows; the jobs are awaited before the borrow ends.
-fn unsafe_free_box<'a>(job: impl Future<Output = ()> + 'a) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>> {
-    Box::pin(job)
 }
 
 fn run(seed: u64, name: &str, round: impl AsyncFn(World, Shape, u64) + Copy + 'static) {
@@ -360,10 +354,8 @@ fn killed(seed: u64, shape: Shape) {
                             return; // Being stopped.
                         }
                         pending.borrow_mut().retain(|range| range.start != start);
-                        let mut known = acknowledged.borrow_mut();
-                        let known = known.as_mut().expect("filled");
-                        known[start..start + len].copy_from_slice(&writer.bytes[start..start + len]);
-                        drop(world.clone());
+                        acknowledged.borrow_mut().as_mut().expect("filled")[start..start + len]
+                            .copy_from_slice(&writer.bytes[start..start + len]);
                         if world.random(8) == 0 {
                             world.sleep(Duration::from_millis(world.random(900))).await;
                         }

@@ -28,7 +28,7 @@ const fn shape(level: i32, layout: u32, chunk_kib: u64, slots: usize, spare_slot
 
 /// Every level and layout, with small and odd member counts and chunks.
 pub const SHAPES: &[Shape] = &[
-    shape(0, 0, 4, 1, 0),
+    shape(0, 1, 4, 2, 0),
     shape(0, 2, 16, 3, 0),
     shape(0, 1, 12, 4, 0),
     shape(1, 0, 0, 2, 1),
