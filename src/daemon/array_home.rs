@@ -1,0 +1,96 @@
+//! Where an array lives: on one reactor, in a table of that reactor's thread. Everybody else reaches it by sending a job
+//! there; connections do so through [`RemoteArray`], a device like any other.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::engine::Array;
+use crate::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
+use crate::reactor::{Disk, LocalRuntime, ReactorHandle};
+
+/// An array on real disks.
+pub type DiskArray = Array<Disk, LocalRuntime>;
+
+/// A number for an array that no other will ever have in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArrayId(pub u64);
+
+thread_local! {
+    static ARRAYS: RefCell<HashMap<ArrayId, Rc<DiskArray>>> = RefCell::default();
+}
+
+/// Puts an array into this thread's table.
+pub fn settle_in(id: ArrayId, array: Rc<DiskArray>) {
+    ARRAYS.with_borrow_mut(|arrays| arrays.insert(id, array));
+}
+
+/// Takes an array out of this thread's table.
+pub fn move_out(id: ArrayId) -> Option<Rc<DiskArray>> {
+    ARRAYS.with_borrow_mut(|arrays| arrays.remove(&id))
+}
+
+/// An array of this thread's table.
+pub fn resident(id: ArrayId) -> Option<Rc<DiskArray>> {
+    ARRAYS.with_borrow(|arrays| arrays.get(&id).cloned())
+}
+
+const GONE: IoError = IoError::new(IoErrorKind::ShuttingDown, "the array has been stopped");
+
+/// An array, from wherever the connection is.
+#[derive(Clone)]
+pub struct RemoteArray {
+    pub id: ArrayId,
+    pub home: ReactorHandle,
+    /// As it was when the connection was made; of what is in it only `read_only` could change, and the array itself
+    /// refuses writes then.
+    pub info: DeviceInfo,
+}
+
+impl RemoteArray {
+    /// Runs `job` on the array where it lives.
+    async fn there<T, F>(&self, job: impl FnOnce(Rc<DiskArray>) -> F + Send + 'static) -> Result<T, IoError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, IoError>> + 'static,
+    {
+        let id = self.id;
+        if self.home.is_current() {
+            return job(resident(id).ok_or(GONE)?).await;
+        }
+        let answer = self.home.call(move || async move { job(resident(id).ok_or(GONE)?).await });
+        answer.await.unwrap_or(Err(GONE))
+    }
+}
+
+impl Device for RemoteArray {
+    fn info(&self) -> DeviceInfo {
+        self.info
+    }
+
+    async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
+        self.there(move |array| async move { array.read(offset_bytes, buf).await }).await
+    }
+
+    async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
+        self.there(move |array| async move { array.write(offset_bytes, data, fua).await }).await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u64,
+        zeroing: Zeroing,
+        fua: Fua,
+    ) -> Result<(), IoError> {
+        self.there(move |array| async move { array.write_zeroes(offset_bytes, len_bytes, zeroing, fua).await }).await
+    }
+
+    async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
+        self.there(move |array| async move { array.discard(offset_bytes, len_bytes).await }).await
+    }
+
+    async fn flush(&self) -> Result<(), IoError> {
+        self.there(|array| async move { array.flush().await }).await
+    }
+}

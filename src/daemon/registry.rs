@@ -1,0 +1,114 @@
+//! Which arrays run, where, and who is connected to them. Shared by all threads; locked for moments only.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::array_home::ArrayId;
+use crate::reactor::ReactorHandle;
+
+/// A running array.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: ArrayId,
+    pub name: String,
+    /// As stored in its superblocks.
+    pub uuid: [u8; 16],
+    pub home: ReactorHandle,
+    /// Paths of its members, as they were opened.
+    pub paths: Vec<String>,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    next: u64,
+    /// No more are let in.
+    closed: bool,
+    /// The reactor that each is on.
+    connected: HashMap<u64, ReactorHandle>,
+}
+
+impl Entry {
+    pub fn new(id: ArrayId, name: String, uuid: [u8; 16], home: ReactorHandle, paths: Vec<String>) -> Entry {
+        Entry { id, name, uuid, home, paths, clients: Mutex::default() }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a client in, on this reactor; none if the array is being stopped.
+    pub fn connect(&self, reactor: ReactorHandle) -> Option<u64> {
+        let mut clients = self.clients();
+        if clients.closed {
+            return None;
+        }
+        clients.next += 1;
+        let number = clients.next;
+        clients.connected.insert(number, reactor);
+        Some(number)
+    }
+
+    pub fn disconnect(&self, number: u64) {
+        self.clients().connected.remove(&number);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.clients().connected.len()
+    }
+
+    /// Lets nobody in any more, if nobody is connected or `force`: says who is, and on which reactors.
+    pub fn close(&self, force: bool) -> Result<Vec<(u64, ReactorHandle)>, usize> {
+        let mut clients = self.clients();
+        if !clients.connected.is_empty() && !force {
+            return Err(clients.connected.len());
+        }
+        clients.closed = true;
+        Ok(clients.connected.iter().map(|(number, reactor)| (*number, reactor.clone())).collect())
+    }
+
+    /// Lets clients in again, after a stop that failed.
+    pub fn reopen(&self) {
+        self.clients().closed = false;
+    }
+}
+
+/// The running arrays, by name.
+#[derive(Debug, Default)]
+pub struct Registry {
+    arrays: Mutex<BTreeMap<String, Arc<Entry>>>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.arrays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// The only array, where there is one.
+    pub fn only(&self) -> Option<Arc<Entry>> {
+        let arrays = self.lock();
+        if arrays.len() == 1 { arrays.values().next().cloned() } else { None }
+    }
+
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub fn by_uuid(&self, uuid: &[u8; 16]) -> Option<Arc<Entry>> {
+        self.lock().values().find(|entry| entry.uuid == *uuid).cloned()
+    }
+
+    /// Adds an array. Panics if the name is taken: commands that add are carried out one at a time and look first.
+    pub fn insert(&self, entry: Arc<Entry>) {
+        let before = self.lock().insert(entry.name.clone(), entry);
+        assert!(before.is_none(), "two arrays of one name");
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+}

@@ -1,0 +1,102 @@
+//! What raidd remembers over a restart: which arrays it serves and where their members were last seen.
+//!
+//! One file in the state directory, replaced as a whole (written beside, synced, renamed), so that a crash leaves the
+//! old or the new one. The truth about an array is in its superblocks; this only says where to look.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::api::Status;
+
+/// One array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedArray {
+    /// As mdadm writes it.
+    pub uuid: String,
+    /// Its name here.
+    pub name: String,
+    /// Where its members were last seen.
+    pub members: Vec<String>,
+    /// Whether it is to run. A stopped one is only remembered, for `assemble --scan`.
+    pub start: bool,
+    /// Whether it was assembled with --read-only.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What was last known of it, to be shown while it cannot be started.
+    pub last: Status,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    arrays: Vec<SavedArray>,
+}
+
+const VERSION: u32 = 1;
+
+/// The state directory; this process's alone while it lives.
+#[derive(Debug)]
+pub struct StateDir {
+    file: PathBuf,
+    document: Document,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    /// Takes a state directory, making it if it is missing. An error is one line: what, why, what to do.
+    pub fn open(path: &Path) -> Result<StateDir, String> {
+        let failed = |what: &str, error: io::Error| {
+            format!("state directory {}: cannot {what}: {error}; choose another with --state-dir", path.display())
+        };
+        std::fs::create_dir_all(path).map_err(|error| failed("make it", error))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        let lock = lock.map_err(|error| failed("open its lock", error))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            format!("state directory {} is used by another raidd: stop that one, or choose another", path.display())
+        })?;
+        let file = path.join("arrays.json");
+        let document = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| failed("make sense of arrays.json, move it away", io::Error::other(error)))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Document::default(),
+            Err(error) => return Err(failed("read arrays.json", error)),
+        };
+        Ok(StateDir { file, document, _lock: lock })
+    }
+
+    /// All that is remembered.
+    pub fn arrays(&self) -> &[SavedArray] {
+        &self.document.arrays
+    }
+
+    /// Remembers an array, instead of what was remembered of it.
+    pub fn put(&mut self, array: SavedArray) -> io::Result<()> {
+        self.document.arrays.retain(|old| old.uuid != array.uuid);
+        self.document.arrays.push(array);
+        self.write()
+    }
+
+    /// Notes that an array is to run, or not.
+    pub fn set_start(&mut self, uuid: &str, start: bool) -> io::Result<()> {
+        for array in self.document.arrays.iter_mut().filter(|array| array.uuid == uuid) {
+            array.start = start;
+        }
+        self.write()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.document.version = VERSION;
+        let beside = self.file.with_extension("json.new");
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec_pretty(&self.document)?)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &self.file)?;
+        // The rename itself is durable once the folder is.
+        File::open(self.file.parent().expect("a file lies in a folder"))?.sync_all()
+    }
+}
