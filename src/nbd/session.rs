@@ -219,7 +219,7 @@ impl<S, D, R> Session<S, D, R> {
         let has_room = || {
             let bytes = self.bytes.get();
             self.requests.get() < self.limits.requests_in_flight
-                && (bytes == 0 || bytes + reserved_bytes <= bytes_max)
+                && (bytes == 0 || reserved_bytes == 0 || bytes + reserved_bytes <= bytes_max)
         };
         self.room.until(|| self.broken.get() || has_room()).await;
         if self.broken.get() {
