@@ -1,3 +1,165 @@
-//! daemon
+//! The composition root: reads the configuration, starts everything in order, and stops it in the reverse order.
+//!
+//! Start: state directory (one raidd each), control socket, memory, reactors, NBD sockets, known arrays; only then are
+//! clients and commands let in, and systemd told. Stop: no new clients, the old ones' requests finished, arrays flushed
+//! and marked clean, reactors ended. A stop at any other moment is a crash, which the engine's laws are for.
 
+mod array_home;
 pub mod config;
+mod exports;
+mod operator;
+mod probe;
+mod registry;
+mod report;
+mod saved;
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::{SigSet, Signal};
+
+use self::config::{Config, NbdAddress};
+use self::exports::Service;
+use self::operator::Operator;
+use self::saved::StateDir;
+use crate::control;
+use crate::engine::Memory;
+use crate::reactor::{self, ReactorHandle};
+
+/// How long clients get to take their last replies.
+const CLIENTS_LEAVE: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// What went wrong at start, in one line; or that some array could not be stopped cleanly.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    start_logging(&config.log_filter)?;
+    // Before any thread is started, so that all of them leave these signals to us.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().context("cannot block signals")?;
+
+    let state = StateDir::open(&config.state_dir).map_err(|why| anyhow!(why))?;
+    let socket = control::bind(&config.control)?;
+    let engine_bytes = (config.memory_bytes as usize * 3 / 8).max(Memory::MIN_BYTES);
+    let memory = Memory::new(engine_bytes).context("cannot map memory: lower --memory")?;
+    let (reactors, threads) = start_reactors(config.reactors)?;
+    let registry = Arc::default();
+    let service = Service::new(registry, Arc::new(reactors.clone()), config.memory_bytes as usize - engine_bytes)
+        .context("cannot map memory: lower --memory")?;
+    let listeners = config.nbd.iter().map(bind_nbd).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let operator = Arc::new(Operator::new(service.clone(), memory, state, config.nbd.clone()));
+    let known = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let known = known.context("cannot start a thread")?;
+    known.block_on(operator.start_known(config.assemble_wait));
+    let mut places = Vec::new();
+    for (listener, place) in listeners {
+        places.extend(place);
+        let service = service.clone();
+        reactors[0].post(move || service.listen(listener)).context("cannot listen")?;
+    }
+    let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(control = %config.control.display(), nbd = ?config.nbd, "ready");
+
+    let signal = signals.wait().context("cannot wait for signals")?;
+    tracing::info!(%signal, "stopping");
+    tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    for place in &places {
+        remove(place);
+    }
+    service.stop_all();
+    let clean = known.block_on(async {
+        let deadline = tokio::time::Instant::now() + CLIENTS_LEAVE;
+        while !service.is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        operator.stop_all().await
+    });
+    server.stop().context("the control server failed")?;
+    for reactor in &reactors {
+        reactor.stop();
+    }
+    for thread in threads {
+        thread.join().map_err(|_| anyhow!("a reactor panicked; see the log"))?;
+    }
+    if !clean {
+        bail!("some arrays could not be stopped cleanly; see the log");
+    }
+    Ok(())
+}
+
+fn start_logging(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("log filter {filter:?} makes no sense: see RUST_LOG in raidd --help"))?;
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logger = logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    logger.try_init().map_err(|error| anyhow!("cannot log: {error}"))
+}
+
+type Threads = Vec<std::thread::JoinHandle<()>>;
+
+fn start_reactors(count: usize) -> anyhow::Result<(Vec<ReactorHandle>, Threads)> {
+    let mut handles = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..count {
+        let (handle, thread) = reactor::start(index, &format!("reactor-{index}"))?;
+        handles.push(handle);
+        threads.push(thread);
+    }
+    Ok((handles, threads))
+}
+
+/// A listening socket, and the file to remove at the end.
+fn bind_nbd(address: &NbdAddress) -> anyhow::Result<(OwnedFd, Option<PathBuf>)> {
+    match address {
+        NbdAddress::Unix(path) => Ok((bind_unix(path)?, Some(path.clone()))),
+        NbdAddress::Tcp { host, port } => {
+            let listener = TcpListener::bind((host.as_str(), *port)).with_context(|| {
+                format!("cannot listen on tcp:{host}:{port}: is another server there? choose another --nbd")
+            })?;
+            Ok((listener.into(), None))
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(|| {
+            format!("cannot make the folder {}: make it, or choose another --nbd", folder.display())
+        })?;
+    }
+    if path.exists() {
+        if UnixStream::connect(path).is_ok() {
+            bail!("a living server listens on {}: stop it, or choose another --nbd", path.display());
+        }
+        remove(path);
+    }
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot listen on {}: choose another --nbd", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    Ok(listener.into())
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a socket's file");
+    }
+}
+
+fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
+    // Not having been started by systemd is no error.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}

@@ -1,0 +1,744 @@
+//! Commands: from `api`'s words to the engine's deeds.
+//!
+//! Commands that change which arrays there are are carried out one at a time. What blocks (opening devices, blkid) is
+//! done on a thread that may; what touches an array is done on the reactor where the array lives.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::array_home::{ArrayId, move_out, resident, settle_in};
+use super::config::NbdAddress;
+use super::exports::{Service, stop_clients};
+use super::probe;
+use super::registry::Entry;
+use super::report;
+use super::saved::{SavedArray, StateDir};
+use crate::api::{
+    AssembleArray, BitmapChoice, Command, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode, Reply,
+    Status, valid_name,
+};
+use crate::control;
+use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
+use crate::layout::{Level, default_layout, parse_layout};
+use crate::md::create::{CreateSpec, Created, plan, set_name};
+use crate::md::{format_uuid, parse_uuid};
+use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, OpenOptions, OpenedDisk, runtime};
+use crate::units::Sector;
+
+/// Default chunk, mdadm's.
+const CHUNK_BYTES: u64 = 512 << 10;
+
+/// How long a member's lock is waited for: a daemon that was killed may still have writes in its ring.
+const WAIT_FOR_LOCK: Duration = Duration::from_secs(5);
+
+/// How long a forced stop waits for clients to leave.
+const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
+
+/// Carries out commands.
+pub struct Operator {
+    service: Service,
+    memory: Memory,
+    state: Mutex<StateDir>,
+    /// Held while arrays are made, started or stopped.
+    one_at_a_time: tokio::sync::Mutex<()>,
+    addresses: Vec<NbdAddress>,
+    next_id: AtomicU64,
+    /// Why arrays that should run do not, by UUID.
+    waiting: Mutex<HashMap<String, String>>,
+}
+
+/// A disk that is to be a member, with its path as the operator wrote it.
+struct Candidate {
+    disk: OpenedDisk,
+    label: String,
+}
+
+fn problem(code: ProblemCode, detail: impl AsRef<str>) -> Problem {
+    Problem::new(code, detail)
+}
+
+fn open_problem(error: &OpenError) -> Problem {
+    let code = match error.kind {
+        OpenErrorKind::InUse => ProblemCode::DeviceInUse,
+        _ => ProblemCode::DeviceUnavailable,
+    };
+    problem(code, error.to_string())
+}
+
+fn refusal_problem(refusal: &Refusal) -> Problem {
+    let code = match refusal {
+        Refusal::Unreadable { .. } | Refusal::WriteFailed { .. } => ProblemCode::MemberIo,
+        Refusal::NotAMember { .. } => ProblemCode::BadSuperblock,
+        Refusal::BadMember { .. } | Refusal::Geometry(_) => ProblemCode::Unsupported,
+        Refusal::BadSet(_) => ProblemCode::MembersDisagree,
+        Refusal::TooFew(_) => ProblemCode::TooFewMembers,
+        Refusal::DirtyDegraded(_) => ProblemCode::DirtyDegraded,
+        Refusal::NotNow(_) => ProblemCode::WrongState,
+    };
+    problem(code, refusal.to_string())
+}
+
+fn internal(what: &str) -> Problem {
+    problem(ProblemCode::Internal, format!("{what}: see raidd's log"))
+}
+
+/// Does what blocks elsewhere.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(job).await.map_err(|_| internal("a helper thread failed"))
+}
+
+impl Operator {
+    pub fn new(service: Service, memory: Memory, state: StateDir, addresses: Vec<NbdAddress>) -> Operator {
+        Operator {
+            service,
+            memory,
+            state: Mutex::new(state),
+            one_at_a_time: tokio::sync::Mutex::default(),
+            addresses,
+            next_id: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, StateDir> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Making an array.
+
+    async fn create(&self, spec: CreateArray) -> Result<Reply, Problem> {
+        let invalid = |why: String| problem(ProblemCode::InvalidRequest, why);
+        spec.check().map_err(invalid)?;
+        if spec.consistency_policy == Some(ConsistencyPolicy::Ppl) {
+            return Err(problem(
+                ProblemCode::Unsupported,
+                "raidd cannot write a partial parity log yet: use --consistency-policy bitmap",
+            ));
+        }
+        let level = Level::from_md(i32::from(spec.level_number().map_err(invalid)?));
+        let level = level.ok_or_else(|| internal("a level that was checked is unknown"))?;
+        let layout = match &spec.layout {
+            None => default_layout(level),
+            Some(name) => parse_layout(level, name).ok_or_else(|| {
+                let why = format!("{level} has no layout {name:?}; leave --layout out for the usual one");
+                problem(ProblemCode::InvalidRequest, why)
+            })?,
+        };
+        let _turn = self.one_at_a_time.lock().await;
+        self.check_name(&spec.name)?;
+        let for_checks = spec.clone();
+        let candidates = blocking(move || open_for_create(&for_checks, level)).await??;
+        let (created, present) = plan_create(&spec, level, layout, candidates)?;
+        let array = self.next_array();
+        let home = self.home_of(array);
+        let (memory, name) = (self.memory.clone(), spec.name.clone());
+        let zero = spec.init == Init::Zero;
+        let made = home.call(move || async move {
+            let new = present.into_iter().map(|candidate| create::NewMember {
+                device: Disk::new(candidate.disk),
+                label: candidate.label,
+            });
+            let new: Vec<_> = new.collect();
+            create::write(&new, &created, zero, &memory.metadata).await?;
+            let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
+            let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
+            start_here(array, devices, &options, &memory).await
+        });
+        made.await.map_err(|_| internal("a reactor has ended"))?.map_err(|refusal| refusal_problem(&refusal))?;
+        let status = self.register(array, home, false).await?;
+        tracing::info!(array = status.name, level = status.level, size_bytes = status.size_bytes, "created");
+        Ok(Reply::Array(Box::new(status)))
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Problem> {
+        valid_name(name).map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
+        if self.service.registry.get(name).is_some() {
+            let why = format!("an array called {name} runs already: choose another name, or stop that one first");
+            return Err(problem(ProblemCode::ArrayExists, why));
+        }
+        Ok(())
+    }
+
+    fn next_array(&self) -> ArrayId {
+        ArrayId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn home_of(&self, array: ArrayId) -> crate::reactor::ReactorHandle {
+        let reactors = &self.service.reactors;
+        reactors[array.0 as usize % reactors.len()].clone()
+    }
+
+    /// Makes an array that runs known to clients and to the next start.
+    async fn register(
+        &self,
+        array: ArrayId,
+        home: crate::reactor::ReactorHandle,
+        read_only: bool,
+    ) -> Result<Status, Problem> {
+        let facts = home.call(move || async move { resident(array).map(|array| array.status()) }).await;
+        let facts = facts.ok().flatten().ok_or_else(|| internal("the array is gone"))?;
+        let paths = home.call(move || async move { resident(array).map(|array| array.member_paths()) }).await;
+        let paths = paths.ok().flatten().unwrap_or_default();
+        let entry = Entry::new(array, facts.name.clone(), facts.uuid, home, paths.clone());
+        self.service.registry.insert(Arc::new(entry));
+        let status = report::status(&facts, &self.addresses, 0);
+        self.waiting().remove(&status.uuid);
+        let saved = SavedArray {
+            uuid: status.uuid.clone(),
+            name: status.name.clone(),
+            members: paths,
+            start: true,
+            read_only,
+            last: status.clone(),
+        };
+        self.remember(|state| state.put(saved));
+        Ok(status)
+    }
+
+    /// Changes what is remembered. A state directory that cannot be written is said, but stops nothing that works.
+    fn remember(&self, change: impl FnOnce(&mut StateDir) -> std::io::Result<()>) {
+        if let Err(error) = change(&mut self.state()) {
+            tracing::error!(%error, "the state directory cannot be written: the next start will not know of this");
+        }
+    }
+
+    // Starting an array.
+
+    async fn assemble(&self, request: AssembleArray) -> Result<Reply, Problem> {
+        request.check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
+        let uuid = match &request.uuid {
+            None => None,
+            Some(text) => Some(parse_uuid(text).ok_or_else(|| {
+                problem(ProblemCode::InvalidRequest, format!("{text:?} is no UUID: write 32 hex digits"))
+            })?),
+        };
+        let _turn = self.one_at_a_time.lock().await;
+        let paths = if request.devices.is_empty() {
+            self.places_of(uuid, request.name.as_deref()).await?
+        } else {
+            request.devices.iter().map(PathBuf::from).collect()
+        };
+        let strict = !request.devices.is_empty();
+        let status = self
+            .start_array(paths, uuid, strict, AssembleOptions {
+                name: request.name,
+                force: request.force,
+                read_only: request.read_only,
+                fresh: false,
+            })
+            .await?;
+        Ok(Reply::Array(Box::new(status)))
+    }
+
+    /// Where the members of an array are that is named by its UUID, or by its name.
+    async fn places_of(&self, uuid: Option<[u8; 16]>, name: Option<&str>) -> Result<Vec<PathBuf>, Problem> {
+        let known = self.state().arrays().to_vec();
+        let matching = |saved: &&SavedArray| match uuid {
+            Some(uuid) => parse_uuid(&saved.uuid) == Some(uuid),
+            None => Some(saved.name.as_str()) == name,
+        };
+        let found = known.iter().find(matching);
+        let uuid = uuid.or_else(|| found.and_then(|saved| parse_uuid(&saved.uuid))).ok_or_else(|| {
+            problem(ProblemCode::NoSuchArray, "that array is not known here: name its devices, or its --uuid")
+        })?;
+        let last_seen = found.map(|saved| saved.members.clone()).unwrap_or_default();
+        blocking(move || find_members(&uuid, &last_seen)).await
+    }
+
+    /// Starts an array from devices. `strict`: all of them must be members that can be used; otherwise those that are
+    /// not are passed over.
+    async fn start_array(
+        &self,
+        paths: Vec<PathBuf>,
+        uuid: Option<[u8; 16]>,
+        strict: bool,
+        options: AssembleOptions,
+    ) -> Result<Status, Problem> {
+        let read_only = options.read_only;
+        let open = move || open_members(&paths, uuid, strict, read_only);
+        let candidates = blocking(open).await??;
+        let Some(first) = candidates.first() else {
+            return Err(problem(ProblemCode::TooFewMembers, "none of the array's members was found: name its devices"));
+        };
+        let superblock = blocking({
+            let path = first.disk.path().to_owned();
+            move || probe::superblock(&path)
+        })
+        .await?;
+        let name = options.name.clone().or_else(|| superblock.as_ref().map(|superblock| superblock.name()));
+        if let Some(running) = superblock.as_ref().and_then(|s| self.service.registry.by_uuid(&s.set_uuid)) {
+            let why = format!("the array runs already, as {}; stop it first", running.name);
+            return Err(problem(ProblemCode::ArrayExists, why));
+        }
+        if let Some(name) = &name {
+            self.check_name(name)?;
+        }
+        let array = self.next_array();
+        let home = self.home_of(array);
+        let memory = self.memory.clone();
+        let options = AssembleOptions { name, ..options };
+        let started = home.call(move || async move {
+            let devices = candidates.into_iter().map(|candidate| (Disk::new(candidate.disk), candidate.label));
+            start_here(array, devices.collect(), &options, &memory).await
+        });
+        started.await.map_err(|_| internal("a reactor has ended"))?.map_err(|refusal| refusal_problem(&refusal))?;
+        let status = self.register(array, home, read_only).await?;
+        tracing::info!(array = status.name, health = status.health.as_str(), "assembled");
+        Ok(status)
+    }
+
+    /// Starts everything that can be found and started.
+    async fn scan(&self) -> Result<Reply, Problem> {
+        let _turn = self.one_at_a_time.lock().await;
+        let known: Vec<_> = self.state().arrays().iter().flat_map(|array| array.members.clone()).collect();
+        let found = blocking(move || find_all(&known)).await?;
+        let mut started = Vec::new();
+        for (uuid, paths) in found {
+            if self.service.registry.by_uuid(&uuid).is_some() {
+                continue;
+            }
+            let name = self.known_name(&uuid);
+            match self.start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() }).await {
+                Ok(status) => started.push(status),
+                Err(error) => tracing::warn!(uuid = format_uuid(&uuid), %error, "not assembled"),
+            }
+        }
+        Ok(Reply::Arrays(started))
+    }
+
+    fn known_name(&self, uuid: &[u8; 16]) -> Option<String> {
+        let text = format_uuid(uuid);
+        self.state().arrays().iter().find(|array| array.uuid == text).map(|array| array.name.clone())
+    }
+
+    /// Starts the arrays that ran when raidd was last stopped. Those that lack members are waited for, in the
+    /// background, and then started degraded.
+    pub async fn start_known(self: &Arc<Self>, wait: Duration) {
+        let known: Vec<_> = self.state().arrays().iter().filter(|array| array.start).cloned().collect();
+        for saved in known {
+            if self.start_saved(&saved, false).await {
+                continue;
+            }
+            let operator = self.clone();
+            tracing::warn!(array = saved.name, ?wait, "members are missing: waiting for them");
+            tokio::spawn(async move {
+                let deadline = tokio::time::Instant::now() + wait;
+                loop {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let late = tokio::time::Instant::now() >= deadline;
+                    if operator.start_saved(&saved, late).await || late {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Starts a known array if all its members are here, or, `late`, with those that are. True if it runs.
+    async fn start_saved(&self, saved: &SavedArray, late: bool) -> bool {
+        let _turn = self.one_at_a_time.lock().await;
+        if self.service.registry.get(&saved.name).is_some() {
+            return true;
+        }
+        let Some(uuid) = parse_uuid(&saved.uuid) else { return false };
+        let last_seen = saved.members.clone();
+        let found = blocking(move || {
+            let paths = find_members(&uuid, &last_seen);
+            let whole = is_whole(&paths);
+            (paths, whole)
+        });
+        let Ok((paths, whole)) = found.await else { return false };
+        if !whole && !late {
+            self.waiting().insert(saved.uuid.clone(), "some of its members are missing, raidd waits for them".into());
+            return false;
+        }
+        let name = Some(saved.name.clone());
+        let options = AssembleOptions { name, read_only: saved.read_only, ..Default::default() };
+        match self.start_array(paths, Some(uuid), false, options).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::error!(array = saved.name, %error, "cannot be started");
+                self.waiting().insert(saved.uuid.clone(), error.to_string());
+                false
+            }
+        }
+    }
+
+    // Stopping an array.
+
+    async fn stop(&self, name: &str, force: bool) -> Result<Reply, Problem> {
+        let _turn = self.one_at_a_time.lock().await;
+        let Some(entry) = self.service.registry.get(name) else {
+            return self.forget_inactive(name);
+        };
+        self.stop_entry(&entry, force).await?;
+        let uuid = format_uuid(&entry.uuid);
+        self.remember(|state| state.set_start(&uuid, false));
+        tracing::info!(array = name, "stopped");
+        Ok(Reply::Done)
+    }
+
+    /// An array that does not run, but should, is told not to.
+    fn forget_inactive(&self, name: &str) -> Result<Reply, Problem> {
+        let known = self.state().arrays().iter().find(|array| array.start && array.name == name).cloned();
+        let Some(known) = known else { return Err(Problem::no_such_array(name)) };
+        self.waiting().remove(&known.uuid);
+        self.remember(|state| state.set_start(&known.uuid, false));
+        Ok(Reply::Done)
+    }
+
+    async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
+        let name = &entry.name;
+        let clients = entry.close(force).map_err(|connected| {
+            let why = format!("{connected} NBD clients are connected to {name}: disconnect them, or stop it with --force");
+            problem(ProblemCode::ArrayInUse, why)
+        })?;
+        stop_clients(entry.id, clients);
+        let deadline = tokio::time::Instant::now() + CLIENTS_LEAVE;
+        while entry.connections() > 0 {
+            if tokio::time::Instant::now() >= deadline {
+                entry.reopen();
+                let why = format!("the clients of {name} do not leave: try again, or disconnect them by hand");
+                return Err(problem(ProblemCode::ArrayInUse, why));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (id, home) = (entry.id, entry.home.clone());
+        let stopped = home.call(move || async move {
+            let Some(array) = move_out(id) else { return Ok(()) };
+            array.stop().await
+        });
+        let result = stopped.await.map_err(|_| internal("a reactor has ended"))?;
+        // Whatever became of the last flush, the array does not run any more, and its members are free.
+        self.service.registry.remove(name);
+        result.map_err(|error| {
+            let why = format!("{name} was stopped, but could not be flushed or marked clean: {error}; it will be resynced");
+            problem(ProblemCode::MemberIo, why)
+        })
+    }
+
+    /// Stops everything, for the end of the daemon. True if all went well.
+    pub async fn stop_all(&self) -> bool {
+        let _turn = self.one_at_a_time.lock().await;
+        let mut clean = true;
+        for entry in self.service.registry.all() {
+            if let Err(error) = self.stop_entry(&entry, true).await {
+                tracing::error!(array = entry.name, %error, "not stopped cleanly");
+                clean = false;
+            }
+        }
+        clean
+    }
+
+    // Looking at arrays.
+
+    async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
+        let id = entry.id;
+        let facts = entry.home.call(move || async move { resident(id).map(|array| array.status()) }).await;
+        let facts = facts.ok().flatten().ok_or_else(|| Problem::no_such_array(&entry.name))?;
+        Ok(report::status(&facts, &self.addresses, entry.connections() as u64))
+    }
+
+    async fn status(&self, name: &str) -> Result<Reply, Problem> {
+        if let Some(entry) = self.service.registry.get(name) {
+            return Ok(Reply::Array(Box::new(self.status_of(&entry).await?)));
+        }
+        let inactive = self.inactive().into_iter().find(|status| status.name == name);
+        inactive.map(|status| Reply::Array(Box::new(status))).ok_or_else(|| Problem::no_such_array(name))
+    }
+
+    async fn list(&self) -> Result<Reply, Problem> {
+        let mut all = self.inactive();
+        for entry in self.service.registry.all() {
+            all.extend(self.status_of(&entry).await.ok());
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Reply::Arrays(all))
+    }
+
+    /// The arrays that should run and do not.
+    fn inactive(&self) -> Vec<Status> {
+        let waiting = self.waiting().clone();
+        let state = self.state();
+        let known = state.arrays().iter().filter(|array| array.start);
+        let idle = known.filter(|array| self.service.registry.get(&array.name).is_none());
+        idle.map(|array| report::inactive(&array.last, waiting.get(&array.uuid).cloned())).collect()
+    }
+
+    async fn fail(&self, name: &str, device: &str) -> Result<Reply, Problem> {
+        let entry = self.service.registry.get(name).ok_or_else(|| Problem::no_such_array(name))?;
+        // The same disk may be named by another path than the one it was opened by.
+        let (paths, wanted) = (entry.paths.clone(), PathBuf::from(device));
+        let label = blocking(move || {
+            let same = |path: &String| {
+                Path::new(path) == wanted
+                    || Identity::of(Path::new(path)).ok().is_some_and(|this| Identity::of(&wanted).ok() == Some(this))
+            };
+            paths.into_iter().find(same)
+        });
+        let label = label.await?.ok_or_else(|| {
+            let why = format!("{device} is no member of {name}: raidctl status {name} shows its members");
+            problem(ProblemCode::NoSuchMember, why)
+        })?;
+        let id = entry.id;
+        let failed = entry.home.call(move || async move {
+            match resident(id) {
+                Some(array) => array.fail(&label).await,
+                None => Err(Refusal::NotNow("the array is being stopped".into())),
+            }
+        });
+        let result = failed.await.map_err(|_| internal("a reactor has ended"))?;
+        result.map_err(|refusal| match refusal {
+            Refusal::NotNow(why) => problem(ProblemCode::LastCopy, why),
+            other => refusal_problem(&other),
+        })?;
+        Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
+    }
+}
+
+impl control::Operator for Operator {
+    async fn execute(&self, command: Command) -> Result<Reply, Problem> {
+        match command {
+            Command::Create(spec) => self.create(spec).await,
+            Command::Assemble(request) => self.assemble(request).await,
+            Command::AssembleScan => self.scan().await,
+            Command::Stop { name, force } => self.stop(&name, force).await,
+            Command::List => self.list().await,
+            Command::Status { name } => self.status(&name).await,
+            Command::Fail { name, device } => self.fail(&name, &device).await,
+        }
+    }
+}
+
+/// Loads, assembles and starts an array on this reactor.
+async fn start_here(
+    id: ArrayId,
+    devices: Vec<(Disk, String)>,
+    options: &AssembleOptions,
+    memory: &Memory,
+) -> Result<(), Refusal> {
+    let mut found = Vec::new();
+    for (device, label) in devices {
+        found.push(engine::load(device, label, &memory.metadata).await?);
+    }
+    let array = engine::assemble(found, options, memory, &runtime()).await?;
+    array.start();
+    settle_in(id, array);
+    Ok(())
+}
+
+/// Opens what is to become an array, and refuses what should not. Nothing is written but the allocation of files.
+fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Candidate>>, Problem> {
+    let slots = spec.devices.iter().map(|path| Some(path).filter(|path| *path != MISSING));
+    let all: Vec<Option<&String>> = slots.chain(spec.spares.iter().map(Some)).collect();
+    check_distinct(all.iter().copied().flatten())?;
+    let mut out = Vec::new();
+    for path in all {
+        let Some(path) = path else {
+            out.push(None);
+            continue;
+        };
+        let disk = OpenedDisk::open(Path::new(path), OpenOptions::default()).map_err(|error| open_problem(&error))?;
+        if !spec.force
+            && let Some(what) = probe::contents(Path::new(path)).map_err(|why| problem(ProblemCode::DeviceUnavailable, why))?
+        {
+            let why = format!("{path} holds {what}, which would be lost: choose another device, or use --force");
+            return Err(problem(ProblemCode::DeviceNotEmpty, why));
+        }
+        out.push(Some(Candidate { disk, label: path.clone() }));
+    }
+    check_sizes(spec, level, out.iter().flatten())?;
+    for candidate in out.iter().flatten() {
+        // A filesystem that fills up later would fail all of its members at once.
+        if !candidate.disk.allocate().map_err(|error| open_problem(&error))? {
+            tracing::warn!(member = candidate.label, "its filesystem cannot reserve space; see that it does not fill up");
+        }
+    }
+    Ok(out)
+}
+
+fn check_distinct<'a>(paths: impl Iterator<Item = &'a String>) -> Result<(), Problem> {
+    let mut seen: HashMap<Identity, &String> = HashMap::new();
+    for path in paths {
+        let identity = Identity::of(Path::new(path)).map_err(|error| open_problem(&error))?;
+        if let Some(other) = seen.insert(identity, path) {
+            let why = format!("{other} and {path} are one and the same device: name each member once");
+            return Err(problem(ProblemCode::InvalidRequest, why));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses members of which much would lie idle, as that is more often a mistake than meant.
+fn check_sizes<'a>(
+    spec: &CreateArray,
+    level: Level,
+    members: impl Iterator<Item = &'a Candidate> + Clone,
+) -> Result<(), Problem> {
+    if spec.force || spec.size_bytes.is_some() || level == Level::Raid0 {
+        return Ok(());
+    }
+    let size = |candidate: &&Candidate| candidate.disk.info().size_bytes;
+    let (Some(small), Some(large)) = (members.clone().min_by_key(size), members.max_by_key(size)) else {
+        return Ok(());
+    };
+    if size(&large) / 2 >= size(&small).max(1) {
+        let why = format!(
+            "{} is more than twice as large as {} and most of it would lie idle: choose members of one size, give --size, \
+             or use --force",
+            large.label, small.label
+        );
+        return Err(problem(ProblemCode::DeviceUnsuitable, why));
+    }
+    Ok(())
+}
+
+/// The new array's metadata, and the devices that it goes to.
+fn plan_create(
+    spec: &CreateArray,
+    level: Level,
+    layout: u32,
+    candidates: Vec<Option<Candidate>>,
+) -> Result<(Created, Vec<Candidate>), Problem> {
+    let sectors = |candidate: &Option<Candidate>| {
+        candidate.as_ref().map(|candidate| Sector::floor(candidate.disk.info().size_bytes))
+    };
+    let (members, spares) = candidates.split_at(spec.devices.len());
+    let members: Vec<_> = members.iter().map(sectors).collect();
+    let missing = members.iter().any(Option::is_none);
+    let chunk_bytes = match level {
+        Level::Raid1 => 0,
+        _ => spec.chunk_bytes.unwrap_or(CHUNK_BYTES),
+    };
+    let whole_sectors = |bytes: u64, what: &str| {
+        if bytes.is_multiple_of(512) {
+            return Ok(Sector::floor(bytes));
+        }
+        let why = format!("{what} of {bytes} bytes is no whole number of sectors: use a multiple of 512");
+        Err(problem(ProblemCode::InvalidRequest, why))
+    };
+    let bitmap = match (spec.bitmap, spec.consistency_policy) {
+        (Some(choice), _) => choice == BitmapChoice::Internal,
+        (None, Some(policy)) => policy == ConsistencyPolicy::Bitmap,
+        (None, None) => level.is_redundant(),
+    };
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    let name = set_name(&host, &spec.name);
+    let plan_spec = CreateSpec {
+        name: &name,
+        level: level.md(),
+        layout,
+        chunk: whole_sectors(chunk_bytes, "a chunk")?,
+        spares: spares.iter().filter_map(sectors).collect(),
+        size: spec.size_bytes.map(Sector::floor),
+        bitmap,
+        ppl: false,
+        clean: spec.init != Init::Resync || (missing && level.parity_count() < 2),
+        set_uuid: uuid::Uuid::new_v4().into_bytes(),
+        device_uuids: candidates.iter().flatten().map(|_| uuid::Uuid::new_v4().into_bytes()).collect(),
+        wall_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        members,
+    };
+    let created = plan(&plan_spec).map_err(|error| problem(ProblemCode::DeviceUnsuitable, name_devices(&error, spec)))?;
+    Ok((created, candidates.into_iter().flatten().collect()))
+}
+
+/// The planner speaks of slots; people think of devices.
+fn name_devices(error: &crate::md::CreateError, spec: &CreateArray) -> String {
+    let text = error.to_string();
+    let devices = spec.devices.iter().enumerate().map(|(slot, path)| (format!("slot {slot}"), path));
+    let named = devices.filter(|(slot, _)| text.contains(slot.as_str()));
+    match named.map(|(_, path)| path).next_back() {
+        Some(path) => format!("{path}: {text}"),
+        None => text,
+    }
+}
+
+/// Opens the members of an array. `strict`: all of them must be usable; otherwise those that are not are passed over.
+fn open_members(
+    paths: &[PathBuf],
+    uuid: Option<[u8; 16]>,
+    strict: bool,
+    read_only: bool,
+) -> Result<Vec<Candidate>, Problem> {
+    let mut seen: HashMap<Identity, &PathBuf> = HashMap::new();
+    let mut out = Vec::new();
+    for path in paths {
+        if let Some(uuid) = uuid
+            && probe::superblock(path).is_none_or(|superblock| superblock.set_uuid != uuid)
+        {
+            if strict {
+                let why = format!("{} is no member of array {}: leave it out", path.display(), format_uuid(&uuid));
+                return Err(problem(ProblemCode::MembersDisagree, why));
+            }
+            continue;
+        }
+        let options = OpenOptions { read_only, exclusive: true, wait_for_lock: WAIT_FOR_LOCK };
+        let identity = Identity::of(path).map_err(|error| open_problem(&error))?;
+        if let Some(other) = seen.insert(identity, path) {
+            if !strict {
+                continue;
+            }
+            let (a, b) = (other.display(), path.display());
+            let why = format!("{a} and {b} are one and the same device: name each member once");
+            return Err(problem(ProblemCode::InvalidRequest, why));
+        }
+        match OpenedDisk::open(path, options) {
+            Ok(disk) => out.push(Candidate { disk, label: path.display().to_string() }),
+            Err(error) if strict => return Err(open_problem(&error)),
+            Err(error) => tracing::warn!(%error, "member left out"),
+        }
+    }
+    Ok(out)
+}
+
+/// Where the members of an array are: where they were last seen, and else wherever a block device says so.
+fn find_members(uuid: &[u8; 16], last_seen: &[String]) -> Vec<PathBuf> {
+    let is_member = |path: &PathBuf| probe::superblock(path).is_some_and(|superblock| superblock.set_uuid == *uuid);
+    let known: Vec<_> = last_seen.iter().map(PathBuf::from).filter(is_member).collect();
+    if known.len() == last_seen.len() && !known.is_empty() {
+        return known;
+    }
+    let mut all = known;
+    let mut seen: Vec<_> = all.iter().filter_map(|path| Identity::of(path).ok()).collect();
+    for path in probe::block_devices().into_iter().filter(is_member) {
+        let Ok(identity) = Identity::of(&path) else { continue };
+        if !seen.contains(&identity) {
+            seen.push(identity);
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// Every array of which there is a member, and where its members are.
+fn find_all(known: &[String]) -> HashMap<[u8; 16], Vec<PathBuf>> {
+    let mut out: HashMap<[u8; 16], Vec<PathBuf>> = HashMap::new();
+    let mut seen = Vec::new();
+    for path in known.iter().map(PathBuf::from).chain(probe::block_devices()) {
+        let Some(superblock) = probe::superblock(&path) else { continue };
+        let Ok(identity) = Identity::of(&path) else { continue };
+        if !seen.contains(&identity) {
+            seen.push(identity);
+            out.entry(superblock.set_uuid).or_default().push(path);
+        }
+    }
+    out
+}
+
+/// Whether these are all the members that the freshest of them calls active.
+fn is_whole(paths: &[PathBuf]) -> bool {
+    let superblocks: Vec<_> = paths.iter().filter_map(|path| probe::superblock(path)).collect();
+    let holders = superblocks.iter().filter(|superblock| superblock.role().slot().is_some());
+    let Some(truth) = holders.clone().max_by_key(|superblock| superblock.events) else { return false };
+    let expected = truth.dev_roles.iter().filter(|role| role.slot().is_some()).count();
+    let here = holders.filter(|superblock| truth.role_of(superblock.dev_number).slot().is_some()).count();
+    here >= expected
+}
