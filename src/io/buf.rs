@@ -68,10 +68,8 @@ impl Buf {
 
     /// Joins two pieces again that lie one behind the other in one block. Panics if they do not.
     pub fn join(self, tail: Buf) -> Buf {
-        assert!(
-            Arc::ptr_eq(&self.block, &tail.block) && self.start + self.len == tail.start,
-            "only neighbours can be joined"
-        );
+        let neighbours = Arc::ptr_eq(&self.block, &tail.block) && self.start + self.len == tail.start;
+        assert!(neighbours, "only neighbours can be joined");
         Buf { len: self.len + tail.len, ..self }
     }
 

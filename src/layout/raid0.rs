@@ -27,6 +27,8 @@ struct Zone {
     array_end: u64,
     /// Where it begins on each of its members.
     member_start: u64,
+    /// Where it ends there.
+    member_end: u64,
     /// Its members, ascending.
     slots: Vec<u16>,
 }
@@ -87,13 +89,12 @@ impl Raid0 {
     /// The array sector that lies at a place. None if none does.
     pub(super) fn array_at(&self, place: Place) -> Option<u64> {
         let sector = place.sector.0;
-        let zone = self.zones.iter().rev().find(|zone| zone.member_start <= sector)?;
+        let zone = self.zones.get(self.zones.partition_point(|zone| zone.member_end <= sector))?;
         let position = zone.slots.binary_search(&place.slot.0).ok()? as u64;
         let width = zone.slots.len() as u64;
         let (row, offset) = ((sector - zone.member_start) / self.chunk, sector % self.chunk);
         let turned = (position + width - self.turn(zone)) % width;
-        let array = zone.array_start + (row * width + turned) * self.chunk + offset;
-        (array < zone.array_end).then_some(array)
+        Some(zone.array_start + (row * width + turned) * self.chunk + offset)
     }
 
     /// Whether no zone misses a member.
@@ -118,7 +119,7 @@ fn zones(sizes: &[u64]) -> Vec<Zone> {
         let slots: Vec<u16> =
             (0u16..).zip(sizes).filter(|(_, size)| **size > member_start).map(|(slot, _)| slot).collect();
         let array_end = array_start + (end - member_start) * slots.len() as u64;
-        zones.push(Zone { array_start, array_end, member_start, slots });
+        zones.push(Zone { array_start, array_end, member_start, member_end: end, slots });
         (array_start, member_start) = (array_end, end);
     }
     zones

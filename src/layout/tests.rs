@@ -394,6 +394,27 @@ fn behind_the_end_is_the_callers_mistake() {
     let _extents = copies.extents(Sector(99), Sector(2)).count();
 }
 
+/// RAID0 once computed the array sector first and then whether there is one.
+#[test]
+fn behind_the_end_of_a_member_is_nothing() {
+    for shape in [
+        raid0_shape(1, 8, &[80, 160, 160]),
+        raid0_shape(1, 8, &[80, 80]),
+        shape(Level::Raid1, 0, 2, 0, 80),
+        shape(Level::Raid10, 0x201, 2, 8, 80),
+        shape(Level::Raid10, 0x1_0201, 2, 8, 80),
+    ] {
+        let copies = copies(&shape);
+        for slot in (0..copies.slots()).map(MemberSlot) {
+            let end = shape.raid0_members.get(slot.index()).map_or(80, |size| size.0);
+            assert!(copies.array_at(Place { slot, sector: Sector(end - 1) }).is_some(), "{shape:?}");
+            for sector in [end, end + 8, MAX_SECTORS, u64::MAX] {
+                assert_eq!(copies.array_at(Place { slot, sector: Sector(sector) }), None, "{shape:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_has_no_extents() {
     let copies = copies(&shape(Level::Raid10, 0x102, 2, 8, 80));

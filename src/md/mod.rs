@@ -8,7 +8,7 @@
 //! - [`bitmap`]: the write-intent bitmap
 //! - [`bad_blocks`]: the log of sectors that a member cannot hold
 //! - [`ppl`]: the partial parity log of RAID5
-//! - `create`: the metadata of a new array
+//! - [`create`]: the metadata of a new array
 //!
 //! Invariants:
 //!
@@ -19,6 +19,7 @@
 
 pub mod bad_blocks;
 pub mod bitmap;
+pub mod create;
 pub mod ppl;
 pub mod superblock;
 pub mod uuid;
@@ -26,5 +27,6 @@ pub mod uuid;
 mod features;
 
 pub use bitmap::{Bitmap, BitmapError, BitmapSuperblock};
+pub use create::{CreateError, CreateSpec, Created, plan};
 pub use superblock::{Features, ParseError, Role, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock};
 pub use uuid::{format_uuid, parse_uuid};

@@ -355,7 +355,16 @@ impl Superblock {
         if self.bblog_size == 0 || self.bblog_offset == 0 {
             return None;
         }
-        self.gap_place(i64::from(self.bblog_offset), u64::from(self.bblog_size))
+        let log = self.gap_place(i64::from(self.bblog_offset), u64::from(self.bblog_size))?;
+        let end = log + Sector(self.bblog_size.into());
+        let ppl_end = self.ppl_sector().map(|ppl| ppl + Sector(self.ppl_size().into()));
+        let apart = |start: Option<Sector>, stop: Option<Sector>| {
+            start.is_none_or(|start| end <= start || stop.is_some_and(|stop| stop <= log))
+        };
+        // How far the bitmap goes is for its own head to say; it may not go into the log.
+        let bitmap = self.bitmap_sector();
+        (apart(self.ppl_sector(), ppl_end) && apart(bitmap, bitmap.map(|start| start + Sector(1))))
+            .then_some(log)
     }
 
     /// Why raidd must leave this array alone, in a sentence for people, if it must.

@@ -79,7 +79,7 @@ fn names_and_places() {
 #[test]
 fn impossible_numbers_are_refused() {
     type Spoil = fn(&mut Superblock);
-    let spoils: [(&str, Spoil); 15] = [
+    let spoils: [(&str, Spoil); 17] = [
         ("no disks", |s| s.raid_disks = 0),
         ("too many disks", |s| s.raid_disks = 1921),
         ("no room for the superblock", |s| s.data_offset = Sector(8)),
@@ -94,6 +94,14 @@ fn impossible_numbers_are_refused() {
         ("bitmap in the data", |s| s.bitmap_offset = 2040),
         ("bitmap over the superblock", |s| s.bitmap_offset = 0),
         ("bitmap before the superblock", |s| s.bitmap_offset = -8),
+        ("log over the bitmap", |s| {
+            s.feature_map.insert(Features::BAD_BLOCKS);
+            s.bblog_offset = 8;
+        }),
+        ("log in the partial parity log", |s| {
+            s.feature_map = Features::BAD_BLOCKS | Features::PPL;
+            s.set_ppl(8, 2024);
+        }),
         ("log in the data", |s| {
             s.feature_map = Features::BAD_BLOCKS;
             s.bblog_offset = 2033;

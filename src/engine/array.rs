@@ -1,0 +1,231 @@
+//! The array itself, and how it serves as a device.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use super::locks::RowLocks;
+use super::member::{Member, Seat};
+use super::state::{Phase, State};
+use crate::io::{
+    Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime, Slice, Zeroing,
+};
+use crate::layout::{Geometry, Level, Shape};
+use crate::units::SECTOR_BYTES;
+
+/// The engine's memory: pools of its own, so that nothing clients do can keep it from finishing what it has begun.
+///
+/// The order in which one request takes from them: a lock, `edges`, `scratch`. `rescue` is taken with nothing else held.
+#[derive(Clone)]
+pub struct Memory {
+    /// Old data and parity while a stripe is worked on.
+    pub scratch: Pool,
+    /// Blocks at the unaligned ends of writes.
+    pub edges: Pool,
+    /// Replacements for read buffers that an error has lost.
+    pub rescue: Pool,
+    /// Superblocks and bitmaps.
+    pub metadata: Pool,
+}
+
+impl Memory {
+    /// The least that is worth having.
+    pub const MIN_BYTES: usize = 16 << 20;
+
+    /// Pools of so many bytes together, at least [`Memory::MIN_BYTES`].
+    pub fn new(bytes: usize) -> std::io::Result<Memory> {
+        let bytes = bytes.max(Memory::MIN_BYTES);
+        let small = bytes / 16;
+        Ok(Memory {
+            scratch: Pool::new(bytes - 4 * small)?,
+            edges: Pool::new(small)?,
+            rescue: Pool::new(2 * small)?,
+            metadata: Pool::new(small)?,
+        })
+    }
+}
+
+/// A RAID array over members `D`.
+pub struct Array<D, R> {
+    pub(super) shape: Shape,
+    pub(super) geometry: Geometry,
+    pub(super) name: String,
+    /// What all member I/O is aligned to: the largest block of any member, at least a sector.
+    pub(super) block_bytes: u64,
+    pub(super) seats: Vec<Seat<D>>,
+    pub(super) spares: Vec<Rc<Member<D>>>,
+    pub(super) state: RefCell<State>,
+    pub(super) locks: RowLocks,
+    /// The one lane in which superblocks and bitmap superblocks are written.
+    pub(super) lane: RowLocks,
+    /// Counts reads, so that copies take turns.
+    pub(super) turn: Cell<usize>,
+    /// The resync task is running.
+    pub(super) resyncing: Cell<bool>,
+    pub(super) memory: Memory,
+    pub(super) runtime: R,
+    pub(super) weak: Weak<Array<D, R>>,
+}
+
+/// A request under way; the array is not stopped before it has ended.
+pub(super) struct Busy<'a>(&'a RefCell<State>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().busy -= 1;
+    }
+}
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// The array's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The RAID level.
+    pub fn level(&self) -> Level {
+        self.shape.level
+    }
+
+    /// The array's UUID, as stored.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.any_superblock().set_uuid
+    }
+
+    pub(super) fn any_superblock(&self) -> &crate::md::Superblock {
+        let mut seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
+        &seated.next().expect("an array has a member").superblock
+    }
+
+    /// Bytes of content.
+    pub fn size_bytes(&self) -> u64 {
+        self.geometry.array_sectors().bytes()
+    }
+
+    pub(super) fn enter(&self, to_write: bool) -> Result<Busy<'_>, IoError> {
+        self.check_open(to_write)?;
+        self.state.borrow_mut().busy += 1;
+        Ok(Busy(&self.state))
+    }
+
+    /// Bytes of one member's rows that are worked on at a time: large where members are few, so that the scratch of one
+    /// stripe stays within a few megabytes.
+    pub(super) fn window_bytes(&self) -> u64 {
+        let share = (4 << 20) / (self.seats.len() as u64 + 2);
+        let window = 1u64 << share.max(1).ilog2();
+        window.clamp(self.block_bytes.max(4096), 512 << 10)
+    }
+
+    fn check(&self, offset_bytes: u64, len_bytes: u64, block_bytes: u64) -> Result<(), IoError> {
+        let end = offset_bytes.checked_add(len_bytes);
+        if end.is_none_or(|end| end > self.size_bytes()) {
+            return Err(IoError::new(IoErrorKind::Invalid, "past the end of the array"));
+        }
+        if !(offset_bytes | len_bytes).is_multiple_of(block_bytes) {
+            return Err(IoError::new(IoErrorKind::Invalid, "not aligned to the array's blocks"));
+        }
+        Ok(())
+    }
+}
+
+impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
+    fn info(&self) -> DeviceInfo {
+        let chunk_bytes = self.shape.chunk.bytes();
+        let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
+        DeviceInfo {
+            size_bytes: self.size_bytes(),
+            read_block_bytes: self.block_bytes as u32,
+            write_block_bytes: 1,
+            preferred_bytes: if chunk_bytes.is_power_of_two() {
+                chunk_bytes.clamp(4096, MAX_BUF_BYTES as u64) as u32
+            } else {
+                4096
+            },
+            read_only: self.state.borrow().phase == Phase::ReadOnly,
+            rotational: members().any(|member| member.device.info().rotational),
+        }
+    }
+
+    async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
+        self.check(offset_bytes, buf.len() as u64, self.block_bytes)?;
+        let _busy = self.enter(false)?;
+        if buf.is_empty() {
+            return Ok(buf);
+        }
+        match &self.geometry {
+            Geometry::Copies(copies) => self.read_copies(copies, offset_bytes, buf).await,
+            Geometry::Parity(parity) => self.read_parity(parity, offset_bytes, buf).await,
+        }
+    }
+
+    async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
+        let len_bytes = data.iter().map(|slice| slice.len() as u64).sum();
+        self.check(offset_bytes, len_bytes, 1)?;
+        let _busy = self.enter(true)?;
+        if len_bytes == 0 {
+            return Ok(());
+        }
+        let _ticket = self.activate().await?;
+        match &self.geometry {
+            Geometry::Copies(copies) => self.write_copies(copies, offset_bytes, &data, fua).await?,
+            Geometry::Parity(parity) => self.write_parity(parity, offset_bytes, &data, fua).await?,
+        }
+        // Law 1: whoever was passed over because it had failed is on record before anyone hears of success.
+        self.persist().await
+    }
+
+    async fn write_zeroes(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u64,
+        zeroing: Zeroing,
+        fua: Fua,
+    ) -> Result<(), IoError> {
+        self.check(offset_bytes, len_bytes, 1)?;
+        let _busy = self.enter(true)?;
+        if len_bytes == 0 {
+            return Ok(());
+        }
+        let _ticket = self.activate().await?;
+        self.zero_range(offset_bytes, len_bytes, zeroing, fua).await?;
+        self.persist().await
+    }
+
+    async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
+        self.check(offset_bytes, len_bytes, 1)?;
+        let _busy = self.enter(true)?;
+        let _ticket = self.activate().await?;
+        self.discard_range(offset_bytes, len_bytes).await?;
+        self.persist().await
+    }
+
+    async fn flush(&self) -> Result<(), IoError> {
+        let _busy = self.enter(false)?;
+        self.flush_members().await
+    }
+}
+
+/// The part `start..start + len` (bytes) of what the slices hold together, as slices.
+pub(super) fn cut_slices(data: &[Slice], start: u64, len: u64) -> Vec<Slice> {
+    let (mut skip, mut left) = (start as usize, len as usize);
+    let mut out = Vec::new();
+    for slice in data {
+        if left == 0 {
+            break;
+        }
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let take = left.min(slice.len() - skip);
+        out.push(slice.slice(skip..skip + take));
+        (skip, left) = (0, left - take);
+    }
+    assert!(left == 0, "the slices hold less than {} bytes", start + len);
+    out
+}
+
+/// Sectors in so many bytes, which are whole sectors.
+pub(super) fn sectors(bytes: u64) -> u64 {
+    assert!(bytes.is_multiple_of(SECTOR_BYTES), "{bytes} bytes are no whole sectors");
+    bytes / SECTOR_BYTES
+}

@@ -1,0 +1,405 @@
+//! Who belongs to an array, and whether it may start: decided from superblocks alone, in pure code; then the array is
+//! put together. Nothing is written to any member until the first write to the array.
+//!
+//! The rules (DESIGN law 7, and md's where that is silent):
+//! - The *freshest* member is the truth: the one with the highest event count of those that hold a slot by their own
+//!   superblock; of equals, the one with the lowest slot.
+//! - A member more than one event behind is stale and left out. All others have the role that the freshest's table gives
+//!   them, whatever they say themselves.
+//! - Members that each list the other as out are a split brain.
+//! - An array that is dirty and lacks a member has parity that may lie: refused, unless there is a partial parity log or
+//!   the operator forces it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::array::{Array, Memory};
+use super::error::Refusal;
+use super::load::Found;
+use super::member::{Member, MemberState, Seat};
+use super::plan::Trust;
+use super::ppl;
+use super::ranges::RowSet;
+use super::state::{Phase, State};
+use crate::io::{Device, Runtime};
+use crate::layout::{Geometry, Level, Shape};
+use crate::md::{Features, Role, Superblock, format_uuid};
+use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
+
+/// What the operator wants of an assembly.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The array's name; else what its superblocks say.
+    pub name: Option<String>,
+    /// Start although parity may lie.
+    pub force: bool,
+    /// Serve it, but write nothing.
+    pub read_only: bool,
+    /// The array has just been created by the caller: rows that no resync has come to hold nothing anybody wants.
+    pub fresh: bool,
+}
+
+/// Where each of the given members goes, as indices into what was given.
+#[derive(Debug, PartialEq, Eq)]
+struct Seating {
+    freshest: usize,
+    /// By slot: the member and the one that is to replace it.
+    slots: Vec<(Option<usize>, Option<usize>)>,
+    spares: Vec<usize>,
+    /// Left out, and why.
+    left_out: Vec<(usize, String)>,
+}
+
+/// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them.
+pub async fn assemble<D: Device + 'static, R: Runtime>(
+    mut found: Vec<Found<D>>,
+    options: &Options,
+    memory: &Memory,
+    runtime: &R,
+) -> Result<Rc<Array<D, R>>, Refusal> {
+    let seating = seat(&found)?;
+    let truth = found[seating.freshest].superblock.clone();
+    for (index, why) in &seating.left_out {
+        tracing::warn!(array = truth.name(), member = found[*index].label, why, "member left out");
+    }
+    let shape = shape_of(&truth, &seating, &found)?;
+    let geometry = Geometry::new(&shape)?;
+    check_room(&geometry, &seating, &found)?;
+    let start = decide(&truth, &geometry, &seating, &found, options)?;
+    if truth.has_ppl() && !truth.is_clean() {
+        ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await?;
+    }
+
+    let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
+    let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
+        Rc::new(member(taken[index].take().expect("a member has one place"), slot, replacement))
+    };
+    let seats = seating.slots.iter().enumerate().map(|(slot, &(main, replacement))| {
+        let slot = Some(MemberSlot(slot as u16));
+        Seat {
+            member: main.map(|index| take(index, slot, false)),
+            replacement: replacement.map(|index| take(index, slot, true)),
+        }
+    });
+    let seats: Vec<Seat<D>> = seats.collect();
+    let spares: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
+    let devices = seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten().chain(&spares);
+    let block_bytes = devices.map(|member| u64::from(member.device.info().read_block_bytes)).max();
+    let block_bytes = block_bytes.unwrap_or(SECTOR_BYTES).max(SECTOR_BYTES);
+    let name = options.name.clone().unwrap_or_else(|| truth.name());
+    Ok(Rc::new_cyclic(|weak| {
+        let mut array = Array {
+            shape,
+            geometry,
+            name,
+            block_bytes,
+            seats,
+            spares,
+            state: RefCell::new(State {
+                phase: if start.read_only.is_some() { Phase::ReadOnly } else { Phase::Clean },
+                read_only: start.read_only,
+                in_flight: 0,
+                busy: 0,
+                last_write: Duration::ZERO,
+                writes: 0,
+                resync: None,
+                suspect: RowSet::default(),
+                events: truth.events,
+                wanted: 0,
+                written: 0,
+                bitmap_is_stale: false,
+                settling: false,
+                flush_lost: false,
+            }),
+            locks: Default::default(),
+            lane: Default::default(),
+            turn: Cell::new(0),
+            resyncing: Cell::new(false),
+            memory: memory.clone(),
+            runtime: runtime.clone(),
+            weak: weak.clone(),
+        };
+        let resync = start.resync.map(|(from, trust)| array.resync_from(from, trust));
+        array.state.get_mut().resync = resync;
+        array
+    }))
+}
+
+fn member<D: Device>(found: Found<D>, slot: Option<MemberSlot>, replacement: bool) -> Member<D> {
+    let superblock = found.superblock;
+    let state = match slot {
+        None => MemberState::Spare,
+        Some(_) if superblock.recovered() == Sector::MAX => MemberState::InSync,
+        Some(_) if replacement => MemberState::Replacing(superblock.recovered()),
+        Some(_) => MemberState::Recovering(superblock.recovered()),
+    };
+    Member {
+        device: found.device,
+        label: found.label,
+        slot,
+        superblock,
+        state: Cell::new(state),
+        bad: found.bad,
+        replayed: RefCell::new(found.replayed),
+        read_errors: Cell::new(0),
+        write_errors: Cell::new(0),
+    }
+}
+
+/// Who sits where.
+fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
+    let superblocks: Vec<&Superblock> = found.iter().map(|found| &found.superblock).collect();
+    let label = |index: usize| &found[index].label;
+    check_identities(found)?;
+    let own_slot = |index: usize| superblocks[index].role().slot();
+    let candidates = (0..found.len()).filter(|&index| own_slot(index).is_some());
+    let rank = |&index: &usize| (superblocks[index].events, std::cmp::Reverse(own_slot(index)));
+    let Some(freshest) = candidates.clone().max_by_key(rank) else {
+        let why = "none of these members holds a place in an array: all are spares or faulty; name its other members";
+        return Err(Refusal::BadSet(why.into()));
+    };
+    let truth = superblocks[freshest];
+    for index in (0..found.len()).filter(|&index| !is_stale(superblocks[index], truth)) {
+        if let Some(field) = disagreement(truth, superblocks[index]) {
+            return Err(Refusal::BadSet(format!(
+                "{} and {} belong to one array but disagree on its {field}; one of them is damaged: leave it out",
+                label(freshest),
+                label(index)
+            )));
+        }
+    }
+    for a in candidates.clone() {
+        for b in candidates.clone().filter(|&b| b > a) {
+            if lists_as_out(superblocks[a], superblocks[b]) && lists_as_out(superblocks[b], superblocks[a]) {
+                return Err(Refusal::BadSet(format!(
+                    "split brain: {} and {} have each been used without the other (events {} and {}); decide which one \
+                     is right, assemble without the other, and add that one anew",
+                    label(a),
+                    label(b),
+                    superblocks[a].events,
+                    superblocks[b].events
+                )));
+            }
+        }
+    }
+    let slots = truth.raid_disks as usize;
+    let mut seating =
+        Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
+    for (index, superblock) in superblocks.iter().enumerate() {
+        place(&mut seating, &superblocks, index, truth.role_of(superblock.dev_number), slots);
+    }
+    Ok(seating)
+}
+
+/// Gives one member the place that the freshest's table has for it.
+fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role: Role, slots: usize) {
+    let (superblock, truth) = (superblocks[index], superblocks[seating.freshest]);
+    match role {
+        _ if is_stale(superblock, truth) => {
+            let why = format!("stale: its events are {}, the freshest's {}", superblock.events, truth.events);
+            seating.left_out.push((index, why));
+        }
+        Role::Active(slot) if slot.index() < slots => {
+            let replacement = superblock.feature_map.contains(Features::REPLACEMENT);
+            let (main, other) = &mut seating.slots[slot.index()];
+            let seat = if replacement { other } else { main };
+            match *seat {
+                Some(sitting) if superblocks[sitting].events >= superblock.events => {
+                    seating.left_out.push((index, format!("slot {slot} is taken by a fresher member")));
+                }
+                sitting => {
+                    seating.left_out.extend(sitting.map(|old| (old, format!("slot {slot} is taken by a fresher member"))));
+                    *seat = Some(index);
+                }
+            }
+        }
+        Role::Active(slot) => seating.left_out.push((index, format!("there is no slot {slot}"))),
+        Role::Faulty => seating.left_out.push((index, "the others say that it is faulty".into())),
+        Role::Spare if superblock.role().slot().is_some() => {
+            seating.left_out.push((index, "the others say that it was removed".into()));
+        }
+        _ => seating.spares.push(index),
+    }
+}
+
+fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {
+    superblock.events.0.saturating_add(1) < truth.events.0
+}
+
+fn check_identities<D>(found: &[Found<D>]) -> Result<(), Refusal> {
+    let Some(first) = found.first() else {
+        return Err(Refusal::BadSet("no members given; name the devices of the array".into()));
+    };
+    for other in &found[1..] {
+        if other.superblock.set_uuid != first.superblock.set_uuid {
+            return Err(Refusal::BadSet(format!(
+                "{} belongs to array {}, {} to array {}; name the members of one array",
+                first.label,
+                format_uuid(&first.superblock.set_uuid),
+                other.label,
+                format_uuid(&other.superblock.set_uuid)
+            )));
+        }
+    }
+    for (i, a) in found.iter().enumerate() {
+        for b in &found[i + 1..] {
+            if a.superblock.device_uuid == b.superblock.device_uuid {
+                return Err(Refusal::BadSet(format!(
+                    "{} and {} are the same member, or one is a copy of the other; give it once",
+                    a.label, b.label
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What two superblocks of one array must agree on and do not.
+fn disagreement(a: &Superblock, b: &Superblock) -> Option<&'static str> {
+    let fields = [
+        (a.level == b.level, "level"),
+        (a.layout == b.layout, "layout"),
+        (a.chunk == b.chunk, "chunk size"),
+        (a.raid_disks == b.raid_disks, "number of members"),
+        (a.size == b.size, "component size"),
+        (a.ctime == b.ctime, "creation time"),
+    ];
+    fields.into_iter().find(|(agree, _)| !agree).map(|(_, field)| field)
+}
+
+/// Whether `a` has gone on without `b`: its table calls it faulty, or has nobody at all in its slot.
+fn lists_as_out(a: &Superblock, b: &Superblock) -> bool {
+    match a.role_of(b.dev_number) {
+        Role::Active(_) => false,
+        Role::Faulty => true,
+        _ => !a.dev_roles.contains(&b.role()),
+    }
+}
+
+fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Result<Shape, Refusal> {
+    let level = Level::from_md(truth.level).ok_or_else(|| {
+        Refusal::BadSet(format!("level {} is none that raidd knows; raidd leaves it untouched, use mdadm", truth.level))
+    })?;
+    let slots = u16::try_from(truth.raid_disks)
+        .ok()
+        .filter(|&slots| slots > 0)
+        .ok_or_else(|| Refusal::BadSet(format!("the superblocks speak of {} members", truth.raid_disks)))?;
+    let mut raid0_members = Vec::new();
+    if level == Level::Raid0 {
+        for (slot, (main, _)) in seating.slots.iter().enumerate() {
+            let Some(index) = main else {
+                return Err(Refusal::TooFew(format!(
+                    "the member of slot {slot} is missing, and raid0 needs all of its {slots} members; find it"
+                )));
+            };
+            raid0_members.push(found[*index].superblock.data_size);
+        }
+    }
+    let layout = if level == Level::Raid0 && !truth.feature_map.contains(Features::RAID0_LAYOUT) {
+        0
+    } else {
+        truth.layout
+    };
+    Ok(Shape { level, layout, chunk: truth.chunk, slots, member: truth.size, raid0_members })
+}
+
+/// Every member must have the room that the geometry gives it.
+fn check_room<D>(geometry: &Geometry, seating: &Seating, found: &[Found<D>]) -> Result<(), Refusal> {
+    let used = geometry.used_member_sectors();
+    for index in seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten() {
+        let has = found[index].superblock.data_size;
+        if let Geometry::Copies(copies) = geometry
+            && copies.copies() == 1
+        {
+            continue; // RAID0 takes of each member what it has.
+        }
+        if has < used {
+            let why = format!("it has {has} sectors of data, the array uses {used}; its superblock is damaged");
+            return Err(Refusal::BadMember { member: found[index].label.clone(), why });
+        }
+    }
+    Ok(())
+}
+
+/// How the array starts.
+struct Start {
+    read_only: Option<String>,
+    /// From where, and what the rows above are worth.
+    resync: Option<(Sector, Trust)>,
+}
+
+fn decide<D: Device>(
+    truth: &Superblock,
+    geometry: &Geometry,
+    seating: &Seating,
+    found: &[Found<D>],
+    options: &Options,
+) -> Result<Start, Refusal> {
+    let whole = |index: Option<usize>| index.is_some_and(|i| found[i].superblock.recovered() == Sector::MAX);
+    let in_sync: Vec<bool> = seating.slots.iter().map(|&(main, other)| whole(main) || whole(other)).collect();
+    let name = truth.name();
+    let slots = seating.slots.len();
+    let present = in_sync.iter().filter(|&&present| present).count();
+    if !geometry.survives(&in_sync) {
+        let left_out: Vec<_> = seating.left_out.iter().map(|(i, why)| format!("; {}: {why}", found[*i].label)).collect();
+        return Err(Refusal::TooFew(format!(
+            "{name}: {present} of {slots} members are here and in sync, too few for {}; find the missing ones{}",
+            Level::from_md(truth.level).map_or("its level", |level| level.name()),
+            left_out.concat()
+        )));
+    }
+    // All that are as fresh as the freshest are asked: one "dirty" is enough.
+    let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
+    let peers = seated.clone().map(|index| &found[index].superblock).filter(|peer| peer.events == truth.events);
+    let resync_offset = peers.map(|peer| peer.resync_offset).chain([truth.resync_offset]).min();
+    let resync_offset = resync_offset.unwrap_or(truth.resync_offset);
+    let degraded = present < slots;
+    let mut resync = None;
+    if truth.level != 0 && resync_offset != Sector::MAX && !truth.has_ppl() {
+        let parity = matches!(geometry, Geometry::Parity(_));
+        if degraded && parity && !options.fresh {
+            if !options.force {
+                return Err(Refusal::DirtyDegraded(format!(
+                    "{name} was not stopped cleanly and {} of its {slots} members are missing: where it was being \
+                     written, missing data may be worked out wrong; bring the missing members back, or accept that \
+                     with --force",
+                    slots - present
+                )));
+            }
+            tracing::warn!(array = name, "dirty and degraded, started by force: what was being written may be wrong");
+        } else {
+            let trust = if options.fresh { Trust::Initial } else { Trust::Unclean };
+            resync = Some((resync_offset, trust));
+        }
+    }
+    let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
+    Ok(Start { read_only, resync })
+}
+
+/// Why the array can only be served read-only, if so.
+fn read_only_reason<'a, D: Device + 'a>(
+    truth: &Superblock,
+    mut seated: impl Iterator<Item = &'a Found<D>> + Clone,
+    options: &Options,
+) -> Option<String> {
+    if options.read_only {
+        return Some("assembled with --read-only".into());
+    }
+    if let Some(member) = seated.clone().find(|member| member.device.info().read_only) {
+        return Some(format!("{} is read-only", member.label));
+    }
+    if let Some(member) = seated.clone().find(|member| member.superblock.recovered() != Sector::MAX) {
+        return Some(format!("{} is half rebuilt, and recovery is not built into raidd yet", member.label));
+    }
+    if let Some(member) = seated.clone().find(|m| m.superblock.feature_map.contains(Features::REPLACEMENT)) {
+        return Some(format!("{} is a replacement not completed, and recovery is not built yet", member.label));
+    }
+    if let Some(member) = seated.find(|m| m.superblock.feature_map.contains(Features::BAD_BLOCKS)) {
+        return Some(format!("{} has known bad blocks, which raidd cannot keep up yet", member.label));
+    }
+    truth.has_ppl().then(|| "it has a partial parity log, which raidd cannot write yet".into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! Levels 0, 1 and 10: every sector has one or several copies, and no arithmetic.
+//!
+//! The row locks are over array sectors here. A write goes to all copies; a read to one of them, in turn, and where the
+//! copies may differ (a resync has not come there) to the one that resync copies from.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::array::{Array, cut_slices, sectors};
+use super::member::Member;
+use super::plan::Trust;
+use super::stripe::{OUT_OF_REACH, square_edges};
+use crate::io::{Buf, Device, Fua, IoError, Runtime, Slice};
+use crate::layout::{Copies, Extent};
+use crate::units::{MemberSlot, Sector};
+
+/// Results of one write on each member it went to.
+pub(super) type Written<D> = Vec<(Rc<Member<D>>, Result<(), IoError>)>;
+
+/// An extent that could not be read from this slot; its buffer is gone.
+struct Loss {
+    error: IoError,
+    unreadable: Option<(Sector, MemberSlot)>,
+}
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    pub(super) async fn read_copies(
+        &self,
+        copies: &Copies,
+        offset_bytes: u64,
+        mut buf: Buf,
+    ) -> Result<Buf, IoError> {
+        let len = buf.len();
+        let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
+        loop {
+            let start = Sector(sectors(offset_bytes));
+            let mut reads = Vec::new();
+            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64))) {
+                let rest = buf.split_off(extent.len.bytes() as usize);
+                reads.push(self.read_extent(extent, buf, &avoid));
+                buf = rest;
+            }
+            let (pieces, lost): (Vec<_>, Vec<_>) = join_all(reads).await.into_iter().partition(Result::is_ok);
+            if lost.is_empty() {
+                return Ok(pieces.into_iter().flatten().reduce(Buf::join).expect("a read has a piece"));
+            }
+            for loss in lost.into_iter().filter_map(Result::err) {
+                avoid.push(loss.unreadable.ok_or(loss.error)?);
+            }
+            // A buffer that was lost to an error may be anybody's; begin anew, with nothing else in hand.
+            drop(pieces);
+            buf = self.memory.rescue.alloc(len).await;
+        }
+    }
+
+    /// The extents of a range, cut so that each copy of each is either wholly held or not.
+    pub(super) fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector) -> Vec<Extent> {
+        let mut out = Vec::new();
+        for extent in copies.extents(start, len) {
+            let mut cuts: Vec<u64> = Vec::new();
+            for place in &extent.copies {
+                let rows = place.sector.0..place.sector.0 + extent.len.0;
+                cuts.extend(self.cuts(&rows).into_iter().map(|cut| cut - rows.start));
+            }
+            cuts.extend([0, extent.len.0]);
+            cuts.sort_unstable();
+            cuts.dedup();
+            out.extend(cuts.windows(2).map(|cut| part_of(&extent, cut[0]..cut[1])));
+        }
+        out
+    }
+
+    async fn read_extent(&self, extent: Extent, buf: Buf, avoid: &[(Sector, MemberSlot)]) -> Result<Buf, Loss> {
+        let rows = extent.array.0..(extent.array + extent.len).0;
+        let holders = extent.copies.iter().filter(|place| !avoid.contains(&(extent.array, place.slot)));
+        let holders = holders.filter_map(|place| {
+            let rows = place.sector.0..place.sector.0 + extent.len.0;
+            Some((place, self.reader(place.slot, &rows)?))
+        });
+        let holders: Vec<_> = holders.collect();
+        if holders.is_empty() {
+            return Err(Loss { error: OUT_OF_REACH, unreadable: None });
+        }
+        let turn = match self.trust(&rows) {
+            Trust::Consistent => self.next_turn() % holders.len(),
+            Trust::Initial | Trust::Unclean => 0,
+        };
+        let (place, member) = &holders[turn];
+        let result = member.read(place.sector, buf).await;
+        result.map_err(|error| Loss { error, unreadable: Some((extent.array, place.slot)) })
+    }
+
+    fn next_turn(&self) -> usize {
+        self.turn.set(self.turn.get().wrapping_add(1));
+        self.turn.get()
+    }
+
+    pub(super) async fn write_copies(
+        &self,
+        copies: &Copies,
+        offset_bytes: u64,
+        data: &[Slice],
+        fua: Fua,
+    ) -> Result<(), IoError> {
+        let block = self.block_bytes;
+        let len: u64 = data.iter().map(|slice| slice.len() as u64).sum();
+        let part = offset_bytes..offset_bytes + len;
+        let square = part.start - part.start % block..part.end.next_multiple_of(block);
+        let rows = sectors(square.start)..sectors(square.end);
+        let _rows = self.locks.lock(rows.clone()).await;
+        let data = if part == square {
+            data.to_vec()
+        } else {
+            let mut edges = self.memory.edges.alloc_all(&[block as usize; 2]).await;
+            let old = |start: u64, buf: Buf| self.read_copies(copies, start, buf);
+            square_edges(&part, &square, block, data.to_vec(), &mut edges, old).await?
+        };
+        let extents = copies.extents(Sector(rows.start), Sector(rows.end - rows.start));
+        let writes = extents.map(|extent| {
+            let from = (extent.array.0 - rows.start) * crate::units::SECTOR_BYTES;
+            let part = cut_slices(&data, from, extent.len.bytes());
+            self.write_extent(extent, part, fua)
+        });
+        join_all(writes.collect::<Vec<_>>()).await.into_iter().collect()
+    }
+
+    /// Writes all copies of an extent. Its rows are locked.
+    async fn write_extent(&self, extent: Extent, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
+        let rows = extent.array.0..(extent.array + extent.len).0;
+        let writes = extent.copies.iter().filter_map(|place| {
+            let member = self.in_sync(place.slot)?.clone();
+            let (sector, data) = (place.sector, data.clone());
+            Some(async move { (member.clone(), member.write(sector, data, fua).await) })
+        });
+        let written = join_all(writes.collect::<Vec<_>>()).await;
+        if written.is_empty() {
+            return Err(OUT_OF_REACH);
+        }
+        self.settle(&rows, written, true)
+    }
+
+    /// The one place where a finished write changes who is trusted (laws 1 and 8). `consistent`: had all gone well, the
+    /// rows' redundancy would agree now. The change is durable once `persist` returns.
+    pub(super) fn settle(&self, rows: &Range<u64>, written: Written<D>, consistent: bool) -> Result<(), IoError> {
+        let mut torn = None;
+        for (member, result) in written {
+            let Err(error) = result else { continue };
+            match member.slot {
+                Some(slot) if !error.blames_media() || (member.in_sync() && !self.can_fail(slot)) => {
+                    torn = Some(error);
+                }
+                _ => self.fail_member(&member, "a write to it failed"),
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        match torn {
+            Some(error) => {
+                // Some members have it and some do not, and none of them is out: the rows disagree until written again.
+                if self.keeps_redundancy() {
+                    state.suspect.insert(rows.clone());
+                }
+                Err(error)
+            }
+            None => {
+                if consistent {
+                    state.suspect.remove(rows);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn keeps_redundancy(&self) -> bool {
+        self.level() != crate::layout::Level::Raid0
+    }
+
+    /// Reads every copy of an extent that is in sync, in their order. Its rows are locked.
+    pub(super) async fn read_all_copies(
+        &self,
+        extent: &Extent,
+        bufs: Vec<Buf>,
+    ) -> Result<Vec<(Rc<Member<D>>, Sector, Buf)>, IoError> {
+        let holders = extent.copies.iter().filter_map(|place| Some((place.sector, self.in_sync(place.slot)?.clone())));
+        let reads = holders.zip(bufs).map(|((sector, member), buf)| async move {
+            let buf = member.read(sector, buf).await?;
+            Ok::<_, IoError>((member, sector, buf))
+        });
+        try_join_all(reads.collect::<Vec<_>>()).await
+    }
+}
+
+/// A part of an extent, in sectors from its beginning.
+pub(super) fn part_of(extent: &Extent, part: Range<u64>) -> Extent {
+    let mut out = extent.clone();
+    out.array += Sector(part.start);
+    out.len = Sector(part.end - part.start);
+    for place in &mut out.copies {
+        place.sector += Sector(part.start);
+    }
+    out
+}

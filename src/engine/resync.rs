@@ -1,0 +1,258 @@
+//! Resync: making redundancy agree, after the creation of an array or after an unclean stop.
+//!
+//! A task of its own goes through the rows window by window, each under its row lock: parity is made from the data, and
+//! copies from the first of them; what agrees already is not written. Clients are served meanwhile, by the rules of
+//! `plan::Trust` for rows that it has not come to.
+//!
+//! Invariants:
+//! - The cursor moves only past rows that agree (or, after an error, are in `suspect`).
+//! - A checkpoint names a cursor only after all members were flushed (law 3).
+//! - On disk nothing below the checkpoint is called unsynced, and nothing above it is written without being so: while the
+//!   array is idle the superblocks carry the checkpoint, and while it is active they say dirty from 0.
+
+use std::ops::Range;
+
+use super::array::{Array, sectors};
+use super::mirror::part_of;
+use super::plan::{Place, Situation, Trust};
+use super::solve;
+use super::state::{Phase, Resync};
+use crate::io::{Device, Fua, IoError, Runtime};
+use crate::layout::{Copies, Geometry, Parity};
+use crate::units::{SECTOR_BYTES, Sector, StripeIndex};
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// Starts what an array does on its own: the resync, if there is anything to resync and the array may be written.
+    pub fn start(&self) {
+        let due = {
+            let state = self.state.borrow();
+            state.resync.is_some() && state.phase == Phase::Clean
+        };
+        if !due {
+            return;
+        }
+        self.resyncing.set(true);
+        let weak = self.weak.clone();
+        self.runtime.spawn(async move {
+            let Some(array) = weak.upgrade() else { return };
+            let result = array.run_resync().await;
+            array.resyncing.set(false);
+            match result {
+                Ok(()) => tracing::info!(array = array.name(), "resync ended"),
+                Err(error) => tracing::error!(array = array.name(), %error, "resync given up"),
+            }
+        });
+    }
+
+    /// Waits for the task to notice that the array is being stopped.
+    pub(super) async fn end_resync_task(&self) {
+        while self.resyncing.get() {
+            self.runtime.sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn run_resync(&self) -> Result<(), IoError> {
+        {
+            let _lane = self.lane.lock(0..1).await;
+            self.mark_bitmap_stale().await?;
+        }
+        tracing::info!(array = self.name(), "resync started");
+        loop {
+            let Some((cursor, checkpoint, end)) = self.resync_place() else { break };
+            if cursor == end {
+                self.state.borrow_mut().resync = None;
+                break;
+            }
+            let rows = cursor..end.min(cursor + self.resync_window());
+            // Held until the cursor has moved on: nobody sees these rows agree and yet be called unsynced.
+            let guard = self.locks.lock(rows.clone()).await;
+            let mismatched = self.resync_rows(&rows).await?;
+            {
+                let mut state = self.state.borrow_mut();
+                if let Some(resync) = &mut state.resync {
+                    resync.cursor = rows.end;
+                    resync.mismatched_sectors += mismatched;
+                }
+            }
+            drop(guard);
+            if rows.end - checkpoint >= (end / 16).max(1) {
+                self.write_resync_checkpoint().await?;
+            }
+        }
+        if self.state.borrow().phase == Phase::Stopped {
+            return Ok(());
+        }
+        self.checkpoint_resync().await
+    }
+
+    async fn write_resync_checkpoint(&self) -> Result<(), IoError> {
+        let cursor = self.resync_place().map(|(cursor, ..)| cursor);
+        self.flush_members().await?;
+        if let (Some(resync), Some(cursor)) = (&mut self.state.borrow_mut().resync, cursor) {
+            resync.checkpoint = cursor;
+        }
+        self.checkpoint_resync().await
+    }
+
+    /// Cursor, checkpoint and end; none if nothing is left to do, or the array does not take writes any more.
+    fn resync_place(&self) -> Option<(u64, u64, u64)> {
+        let state = self.state.borrow();
+        if matches!(state.phase, Phase::Stopped | Phase::ReadOnly) {
+            return None;
+        }
+        state.resync.as_ref().map(|resync| (resync.cursor, resync.checkpoint, resync.end))
+    }
+
+    fn resync_window(&self) -> u64 {
+        sectors(match &self.geometry {
+            Geometry::Parity(parity) => self.window_bytes().min(parity.chunk().bytes()),
+            Geometry::Copies(_) => self.window_bytes(),
+        })
+    }
+
+    /// Makes the redundancy of these rows agree, and says how many sectors did not. The rows are locked.
+    async fn resync_rows(&self, rows: &Range<u64>) -> Result<u64, IoError> {
+        let result = match &self.geometry {
+            Geometry::Parity(parity) => self.resync_stripe(parity, rows).await,
+            Geometry::Copies(copies) => self.resync_copies(copies, rows).await,
+        };
+        if let Err(error) = &result {
+            if self.state.borrow().phase == Phase::ReadOnly {
+                return result;
+            }
+            // What cannot be made to agree stays under suspicion, and the array dirty; the rest is worth saving.
+            tracing::error!(array = self.name(), ?rows, %error, "rows could not be resynced");
+            self.state.borrow_mut().suspect.insert(rows.clone());
+            return Ok(rows.end - rows.start);
+        }
+        result
+    }
+
+    async fn resync_stripe(&self, parity: &Parity, rows: &Range<u64>) -> Result<u64, IoError> {
+        let chunk = parity.chunk().0;
+        // A window may begin in one stripe and end in the next where chunks are no multiple of it.
+        let (mut at, mut mismatched) = (rows.start, 0);
+        while at < rows.end {
+            let stop = rows.end.min((at / chunk + 1) * chunk);
+            mismatched += self.resync_band(&parity.stripe(StripeIndex(at / chunk)), &(at..stop)).await?;
+            at = stop;
+        }
+        Ok(mismatched)
+    }
+
+    async fn resync_band(&self, stripe: &crate::layout::Stripe, rows: &Range<u64>) -> Result<u64, IoError> {
+        let mut avoid = Vec::new();
+        loop {
+            let situation = self.situation(stripe, rows, &[], &avoid);
+            let lost: Vec<_> = situation.lost().collect();
+            if !self.can_resync(&situation, lost.len()) {
+                return Err(super::stripe::OUT_OF_REACH);
+            }
+            let data = (0..stripe.data.len()).filter(|i| !lost.contains(i)).map(Place::Data);
+            let parities = [(Place::P, Some(situation.p)), (Place::Q, situation.q)];
+            let parities = parities.into_iter().filter_map(|(place, cell)| cell?.readable.then_some(place));
+            let reads: Vec<_> = data.chain(parities).collect();
+            // What is read, what is worked out, and new parity beside the old.
+            let count = reads.len() + lost.len() + 2;
+            let mut band = self.band(stripe, rows, count).await;
+            if !self.read_places(stripe, rows, &reads, &mut band, &mut avoid).await {
+                continue;
+            }
+            let writable = (situation.p.writable, situation.q.is_some_and(|q| q.writable));
+            return self.resync_parity(stripe, rows, &lost, band, writable).await;
+        }
+    }
+
+    /// Rows whose data can all be read, or, on a new array, worked out.
+    fn can_resync(&self, situation: &Situation, lost: usize) -> bool {
+        lost == 0 || situation.trust != Trust::Unclean && super::plan::read(situation).is_ok()
+    }
+
+    async fn resync_parity(
+        &self,
+        stripe: &crate::layout::Stripe,
+        rows: &Range<u64>,
+        lost: &[usize],
+        mut band: solve::Band,
+        (p, q): (bool, bool),
+    ) -> Result<u64, IoError> {
+        if lost.len() == 1 && band.p.is_some() {
+            // Q may disagree with P where nothing was ever written; P decides what the missing data is.
+            let stale = band.q.take();
+            solve::lost_data(stripe, lost, &mut band);
+            band.q = stale;
+        } else {
+            solve::lost_data(stripe, lost, &mut band);
+        }
+        let (old_p, old_q) = (band.p.take(), band.q.take());
+        solve::parity(stripe, &[], &mut band);
+        let mut writes = Vec::new();
+        let mut mismatched = 0;
+        let fresh = [(Some(stripe.p), p, old_p, band.p.take()), (stripe.q, q, old_q, band.q.take())];
+        for (slot, writable, old, new) in fresh {
+            let (Some(slot), Some(new), true) = (slot, new, writable) else { continue };
+            if old.is_some_and(|old| *old == *new) {
+                continue;
+            }
+            mismatched = rows.end - rows.start;
+            writes.extend(self.in_sync(slot).cloned().map(|member| (member, new.freeze())));
+        }
+        let first = Sector(rows.start);
+        let writes = writes.into_iter().map(|(member, data)| async move {
+            let result = member.write(first, vec![data], Fua::No).await;
+            (member, result)
+        });
+        let written = futures_util::future::join_all(writes).await;
+        self.settle(rows, written, true)?;
+        self.persist().await?;
+        Ok(mismatched)
+    }
+
+    async fn resync_copies(&self, copies: &Copies, rows: &Range<u64>) -> Result<u64, IoError> {
+        let step = sectors(self.window_bytes());
+        let mut mismatched = 0;
+        for extent in copies.extents(Sector(rows.start), Sector(rows.end - rows.start)) {
+            let mut at = 0;
+            while at < extent.len.0 {
+                let stop = extent.len.0.min(at + step);
+                mismatched += self.resync_extent(&part_of(&extent, at..stop)).await?;
+                at = stop;
+            }
+        }
+        Ok(mismatched)
+    }
+
+    async fn resync_extent(&self, extent: &crate::layout::Extent) -> Result<u64, IoError> {
+        let len = (extent.len.0 * SECTOR_BYTES) as usize;
+        let bufs = self.memory.scratch.alloc_all(&vec![len; extent.copies.len()]).await;
+        let mut held = self.read_all_copies(extent, bufs).await?.into_iter();
+        let Some((_, _, first)) = held.next() else { return Ok(0) };
+        let truth = first.freeze();
+        let differing: Vec<_> = held.filter(|(_, _, copy)| **copy != *truth).collect();
+        let mismatched = differing.len() as u64 * extent.len.0;
+        let writes = differing.into_iter().map(|(member, sector, _)| {
+            let truth = truth.clone();
+            async move {
+                let result = member.write(sector, vec![truth], Fua::No).await;
+                (member, result)
+            }
+        });
+        let written = futures_util::future::join_all(writes.collect::<Vec<_>>()).await;
+        let rows = extent.array.0..(extent.array + extent.len).0;
+        self.settle(&rows, written, true)?;
+        self.persist().await?;
+        Ok(mismatched)
+    }
+
+    /// What a resync from `from` (in the units of the row locks) would be.
+    pub(super) fn resync_from(&self, from: Sector, trust: Trust) -> Resync {
+        let end = match &self.geometry {
+            Geometry::Parity(parity) => parity.stripe_count() * parity.chunk().0,
+            Geometry::Copies(copies) => copies.array_sectors().0,
+        };
+        // A checkpoint may lie anywhere; what is resynced twice does no harm.
+        let cursor = from.0.min(end);
+        let now = self.runtime.now();
+        Resync { trust, cursor, end, checkpoint: cursor, mismatched_sectors: 0, started: now, started_at: cursor }
+    }
+}

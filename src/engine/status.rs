@@ -1,0 +1,139 @@
+//! A picture of an array for whoever asks. Facts only; words are `api`'s.
+
+use super::array::Array;
+use super::member::{Member, MemberState};
+use super::state::{Health, Phase};
+use crate::io::{Device, Runtime};
+use crate::layout::{Geometry, Shape};
+use crate::units::{EventCount, MemberSlot, SECTOR_BYTES, Sector};
+
+/// Everything about an array at one moment.
+#[derive(Clone, Debug)]
+pub struct ArrayStatus {
+    /// Its name.
+    pub name: String,
+    /// As stored.
+    pub uuid: [u8; 16],
+    /// Level, layout, chunk.
+    pub shape: Shape,
+    /// Bytes of content.
+    pub size_bytes: u64,
+    /// Sectors of each member that it uses.
+    pub member_sectors: Sector,
+    /// The superblocks' count.
+    pub events: EventCount,
+    /// Whether it has a write-intent bitmap.
+    pub has_bitmap: bool,
+    /// Whether it has a partial parity log.
+    pub has_ppl: bool,
+    /// Seconds since 1970.
+    pub created_seconds: u64,
+    /// What the superblocks say.
+    pub phase: Phase,
+    /// Why it takes no writes, if so.
+    pub read_only: Option<String>,
+    /// How much redundancy is left.
+    pub health: Health,
+    /// One a slot.
+    pub members: Vec<MemberStatus>,
+    /// The others.
+    pub spares: Vec<MemberStatus>,
+    /// The resync under way, if any.
+    pub resync: Option<ResyncStatus>,
+    /// Rows are torn by a failed write and will be resynced at the next start.
+    pub has_suspect_rows: bool,
+}
+
+/// One member.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Its slot, if it has one.
+    pub slot: Option<MemberSlot>,
+    /// Its path; none where the slot is empty.
+    pub path: Option<String>,
+    /// None: missing.
+    pub state: Option<MemberState>,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes and flushes that failed.
+    pub write_errors: u64,
+}
+
+/// A resync, in bytes of each member (of the array, where there are copies).
+#[derive(Clone, Debug)]
+pub struct ResyncStatus {
+    /// Done.
+    pub done_bytes: u64,
+    /// In all.
+    pub total_bytes: u64,
+    /// Since it was started here.
+    pub bytes_per_sec: u64,
+    /// What was found to differ.
+    pub mismatched_sectors: u64,
+}
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// The array as it is.
+    pub fn status(&self) -> ArrayStatus {
+        let state = self.state.borrow();
+        let superblock = self.any_superblock();
+        let resync = state.resync.as_ref().map(|resync| {
+            let elapsed = (self.runtime.now() - resync.started).as_millis().max(1) as u64;
+            ResyncStatus {
+                done_bytes: resync.cursor * SECTOR_BYTES,
+                total_bytes: resync.end * SECTOR_BYTES,
+                bytes_per_sec: (resync.cursor - resync.started_at) * SECTOR_BYTES * 1000 / elapsed,
+                mismatched_sectors: resync.mismatched_sectors,
+            }
+        });
+        ArrayStatus {
+            name: self.name.clone(),
+            uuid: superblock.set_uuid,
+            shape: self.shape.clone(),
+            size_bytes: self.size_bytes(),
+            member_sectors: match &self.geometry {
+                Geometry::Copies(copies) if copies.copies() == 1 => Sector::ZERO,
+                geometry => geometry.used_member_sectors(),
+            },
+            events: state.events,
+            has_bitmap: self.has_bitmap(),
+            has_ppl: superblock.has_ppl(),
+            created_seconds: crate::md::superblock::unpack_seconds(superblock.ctime),
+            phase: state.phase,
+            read_only: state.read_only.clone(),
+            health: self.health(),
+            members: self.member_statuses(),
+            spares: self.spares.iter().map(|member| member_status(None, Some(member))).collect(),
+            resync,
+            has_suspect_rows: !state.suspect.is_empty(),
+        }
+    }
+
+    fn member_statuses(&self) -> Vec<MemberStatus> {
+        let mut out = Vec::new();
+        for (slot, seat) in self.seats.iter().enumerate() {
+            let slot = Some(MemberSlot(slot as u16));
+            if seat.member.is_some() || seat.replacement.is_none() {
+                out.push(member_status(slot, seat.member.as_deref()));
+            }
+            out.extend(seat.replacement.as_deref().map(|member| member_status(slot, Some(member))));
+        }
+        out
+    }
+
+    /// The paths of all members that it holds.
+    pub fn member_paths(&self) -> Vec<String> {
+        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
+        seated.chain(&self.spares).map(|member| member.label.clone()).collect()
+    }
+}
+
+fn member_status<D>(slot: Option<MemberSlot>, member: Option<&Member<D>>) -> MemberStatus {
+    MemberStatus {
+        slot,
+        path: member.map(|member| member.label.clone()),
+        state: member.map(|member| member.state.get()),
+        read_errors: member.map_or(0, |member| member.read_errors.get()),
+        write_errors: member.map_or(0, |member| member.write_errors.get()),
+    }
+}

@@ -1,0 +1,293 @@
+//! WHEN superblocks are written (`md::superblock` says what they are): dirty before the first write, clean after a
+//! flush, and every change of members before anybody is told of a success that depends on it.
+//!
+//! Invariants:
+//! - All live members are written in parallel and waited for, in one lane; so their event counts are never more than one
+//!   apart, whenever a crash comes.
+//! - The event count only rises, and only when all survivors have taken it.
+//! - Between the last look at who is writing and the first "clean" that is written there is no await.
+//! - A member that cannot take its superblock fails, and the others are written again; the last usable copy is never
+//!   failed, the array goes read-only instead.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::array::Array;
+use super::member::{Member, MemberState};
+use super::state::{Phase, State};
+use crate::io::{Device, Fua, IoError, IoErrorKind, Runtime};
+use crate::layout::Level;
+use crate::md::superblock::pack_time;
+use crate::md::{Role, SUPERBLOCK_OFFSET_BYTES, Superblock};
+use crate::units::{EventCount, Sector};
+
+/// How long after the last write an array is marked clean; md's safe_mode_delay.
+const SAFE_MODE_DELAY: Duration = Duration::from_millis(200);
+
+/// A write that has been let in: while there is one, the array stays active.
+pub(super) struct Ticket<'a, D: Device + 'static, R: Runtime> {
+    array: &'a Array<D, R>,
+}
+
+impl<D: Device + 'static, R: Runtime> Drop for Ticket<'_, D, R> {
+    fn drop(&mut self) {
+        let now = self.array.runtime.now();
+        let mut state = self.array.state.borrow_mut();
+        state.in_flight -= 1;
+        state.last_write = now;
+    }
+}
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// Lets a write in: on return all superblocks say dirty, durably (law 2), and stay so while the ticket lives.
+    pub(super) async fn activate(&self) -> Result<Ticket<'_, D, R>, IoError> {
+        if self.level() == Level::Raid0 {
+            // Without redundancy nothing can disagree: md never changes these superblocks, nor do we.
+            return Ok(self.ticket());
+        }
+        if self.state.borrow().phase != Phase::Active {
+            let _lane = self.lane.lock(0..1).await;
+            self.check_open(true)?;
+            if self.state.borrow().phase == Phase::Clean {
+                self.mark_bitmap_stale().await?;
+                self.write_generation(true).await?;
+                self.check_open(true)?;
+                self.state.borrow_mut().phase = Phase::Active;
+                self.watch_for_idleness();
+            }
+            return Ok(self.ticket());
+        }
+        Ok(self.ticket())
+    }
+
+    fn ticket(&self) -> Ticket<'_, D, R> {
+        let mut state = self.state.borrow_mut();
+        state.in_flight += 1;
+        state.writes += 1;
+        Ticket { array: self }
+    }
+
+    /// Returns once every member failure so far is durable in the superblocks of all survivors.
+    pub(super) async fn persist(&self) -> Result<(), IoError> {
+        let wanted = self.state.borrow().wanted;
+        if self.state.borrow().written >= wanted {
+            return Ok(());
+        }
+        let _lane = self.lane.lock(0..1).await;
+        if self.state.borrow().written >= wanted {
+            return Ok(());
+        }
+        let active = self.state.borrow().phase != Phase::Clean;
+        self.write_generation(active).await
+    }
+
+    /// Writes one generation of superblocks to all live members, again without those that fail, until all have it.
+    /// The caller holds the lane.
+    pub(super) async fn write_generation(&self, active: bool) -> Result<(), IoError> {
+        loop {
+            let (generation, events) = {
+                let state = self.state.borrow();
+                (state.wanted, EventCount(state.events.0 + 1))
+            };
+            let members = self.live_members();
+            let resync_offset = self.resync_offset(active);
+            let writes = members.iter().map(|member| self.write_superblock(member, events, resync_offset));
+            let results = join_all(writes).await;
+            let failures = members.iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
+            if !self.settle_metadata(failures.collect())? {
+                let mut state = self.state.borrow_mut();
+                state.events = events;
+                state.written = state.written.max(generation);
+                return Ok(());
+            }
+            // Whoever got this generation has it; the next one says who did not.
+            self.state.borrow_mut().events = events;
+        }
+    }
+
+    /// Decides what failed metadata writes mean. True if members were failed, so that it must be written again.
+    pub(super) fn settle_metadata(&self, failures: Vec<(&Rc<Member<D>>, IoError)>) -> Result<bool, IoError> {
+        let mut failed = false;
+        for (member, error) in failures {
+            member.note_write_error("metadata write", &error);
+            if !error.blames_media() {
+                return Err(error);
+            }
+            if member.slot.is_some_and(|slot| member.in_sync() && !self.can_fail(slot)) {
+                self.stop_writing("the last usable copy cannot take a superblock");
+                return Err(error);
+            }
+            self.fail_member(member, "it could not take its metadata");
+            failed = true;
+        }
+        Ok(failed)
+    }
+
+    async fn write_superblock(
+        &self,
+        member: &Member<D>,
+        events: EventCount,
+        resync_offset: Sector,
+    ) -> Result<(), IoError> {
+        let superblock = self.superblock_of(member, events, resync_offset);
+        let bytes = superblock.encode();
+        let len = bytes.len().next_multiple_of(self.block_bytes as usize);
+        let mut buf = self.memory.metadata.alloc(len).await;
+        buf.zero();
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        member.device.write(SUPERBLOCK_OFFSET_BYTES, vec![buf.freeze()], Fua::Yes).await
+    }
+
+    fn superblock_of(&self, member: &Member<D>, events: EventCount, resync_offset: Sector) -> Superblock {
+        let wall = self.runtime.wall();
+        let mut superblock = member.superblock.clone();
+        superblock.events = events;
+        superblock.utime = pack_time(wall.as_secs(), wall.subsec_micros());
+        superblock.resync_offset = resync_offset;
+        superblock.dev_roles = self.roles(superblock.dev_roles.len());
+        superblock
+    }
+
+    /// The table of roles: who is listed here is in the array, whatever its own superblock says.
+    fn roles(&self, len: usize) -> Vec<Role> {
+        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
+        let all: Vec<_> = seated.chain(&self.spares).collect();
+        let longest = all.iter().map(|member| member.superblock.dev_number as usize + 1).max();
+        let mut roles = vec![Role::Spare; len.max(longest.unwrap_or(0))];
+        for member in all {
+            roles[member.superblock.dev_number as usize] = match (member.state.get(), member.slot) {
+                (MemberState::Faulty, _) => Role::Faulty,
+                (MemberState::Spare, _) | (_, None) => Role::Spare,
+                (_, Some(slot)) => Role::Active(slot),
+            };
+        }
+        roles
+    }
+
+    /// Flushes every live member (law 3). One that fails to is failed, and that is durable on return.
+    pub(super) async fn flush_members(&self) -> Result<(), IoError> {
+        if self.state.borrow().flush_lost {
+            return Err(IoError::new(IoErrorKind::Media, "an earlier flush failed; what it covered may be lost"));
+        }
+        let members = self.live_members();
+        let results = join_all(members.iter().map(|member| member.flush())).await;
+        let mut lost = None;
+        for (member, result) in members.iter().zip(results) {
+            let Err(error) = result else { continue };
+            match member.slot {
+                Some(slot) if member.in_sync() && !self.can_fail(slot) => {
+                    // A failed flush is never retried into success: what it covered may be gone.
+                    self.stop_writing("the last usable copy could not be flushed");
+                    self.state.borrow_mut().flush_lost = true;
+                    lost = Some(error);
+                }
+                _ => self.fail_member(member, "it could not be flushed"),
+            }
+        }
+        match lost {
+            Some(error) => Err(error),
+            None => self.persist().await,
+        }
+    }
+
+    /// Marks the array clean some time after the last write.
+    fn watch_for_idleness(&self) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.settling {
+                return;
+            }
+            state.settling = true;
+        }
+        let weak = self.weak.clone();
+        let runtime = self.runtime.clone();
+        self.runtime.spawn(async move {
+            loop {
+                runtime.sleep(SAFE_MODE_DELAY).await;
+                let Some(array) = weak.upgrade() else { return };
+                let idle_at = array.state.borrow().last_write + SAFE_MODE_DELAY;
+                if idle_at <= runtime.now()
+                    && let Err(error) = array.go_clean().await
+                {
+                    tracing::warn!(array = array.name(), %error, "could not be marked clean");
+                }
+                let mut state = array.state.borrow_mut();
+                if state.phase != Phase::Active {
+                    state.settling = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Clean in two phases (law 2): all members flushed, then, if nobody has written meanwhile, the superblocks.
+    /// Does nothing while somebody writes or rows are suspect.
+    pub(super) async fn go_clean(&self) -> Result<(), IoError> {
+        let may_be_clean = |state: &State| {
+            state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty()
+        };
+        let writes = {
+            let state = self.state.borrow();
+            if !may_be_clean(&state) {
+                return Ok(());
+            }
+            state.writes
+        };
+        self.flush_members().await?;
+        let _lane = self.lane.lock(0..1).await;
+        {
+            let mut state = self.state.borrow_mut();
+            if !may_be_clean(&state) || state.writes != writes {
+                return Ok(());
+            }
+            // From here on a write waits for the lane, and marks the array dirty again behind us.
+            state.phase = Phase::Clean;
+            if let Some(resync) = &mut state.resync {
+                resync.checkpoint = resync.cursor;
+            }
+        }
+        self.write_generation(false).await
+    }
+
+    /// Writes the resync's checkpoint, or that nothing awaits resync any more, if the array is idle; an active one says
+    /// "dirty" anyway.
+    pub(super) async fn checkpoint_resync(&self) -> Result<(), IoError> {
+        self.flush_members().await?;
+        let _lane = self.lane.lock(0..1).await;
+        if self.state.borrow().phase != Phase::Clean {
+            return Ok(());
+        }
+        self.write_generation(false).await
+    }
+
+    /// Stops the array: nothing new is let in, what is under way is waited for, and the superblocks say clean. The
+    /// members are released when the last reference to the array is dropped.
+    pub async fn stop(&self) -> Result<(), IoError> {
+        let was = {
+            let mut state = self.state.borrow_mut();
+            std::mem::replace(&mut state.phase, Phase::Stopped)
+        };
+        while self.state.borrow().busy > 0 {
+            self.runtime.sleep(Duration::from_millis(1)).await;
+        }
+        self.end_resync_task().await;
+        self.flush_members().await?;
+        let _lane = self.lane.lock(0..1).await;
+        let (clean, moved) = {
+            let mut state = self.state.borrow_mut();
+            let cursor = state.resync.as_mut().map(|resync| {
+                let moved = resync.checkpoint != resync.cursor;
+                resync.checkpoint = resync.cursor;
+                moved
+            });
+            (state.suspect.is_empty(), cursor.unwrap_or(false))
+        };
+        let changed = was == Phase::Active || moved;
+        if self.level() == Level::Raid0 || was == Phase::ReadOnly || was == Phase::Stopped || !changed || !clean {
+            return Ok(());
+        }
+        self.write_generation(false).await
+    }
+}

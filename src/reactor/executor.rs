@@ -1,0 +1,295 @@
+//! The reactor's thread: one ring, one run queue, one loop.
+//!
+//! A turn of the loop: take what arrived from outside, run what is runnable, fire the timers that are due, enter the
+//! ring once (submitting everything, and waiting if there is nothing to run), reap.
+//!
+//! Invariants:
+//! - Futures are created, polled and dropped on this thread. Wakers go anywhere.
+//! - No RefCell here stays borrowed while a waker is woken or dropped, a task is run, or an operation's memory is
+//!   dropped: any of these may come back in.
+//! - Every task is in `active` until its future is gone. So at the end all of them are found and dropped, whoever
+//!   holds their wakers.
+//!
+//! How it fails: a task that panics ends the reactor. Tasks are dropped and operations waited for as in a stop, then the
+//! panic goes on to whoever joins the thread.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::task::Waker;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_task::Runnable;
+use slab::Slab;
+
+use super::mailbox::{Message, ReactorHandle, Shared};
+use super::op::{self, Descriptor, OpTable};
+use super::ring::{Completion, Ring, Wait};
+use super::timer::{Sleep, Timers, monotonic};
+use crate::io::{Clock, Spawn};
+
+/// Tasks run in one turn, so that a task that always wakes itself does not keep the ring from being entered.
+const TASKS_PER_TURN_MAX: usize = 256;
+
+/// How long an ending reactor waits for its operations. After that their memory is leaked: the kernel may still write
+/// into it.
+const LAST_OPERATIONS_WAIT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+}
+
+/// All that belongs to one reactor's thread.
+pub(super) struct Local {
+    pub shared: Arc<Shared>,
+    pub ring: RefCell<Ring>,
+    pub ops: RefCell<OpTable>,
+    pub timers: RefCell<Timers>,
+    queue: RefCell<VecDeque<Runnable>>,
+    active: RefCell<Slab<Waker>>,
+}
+
+/// Starts a reactor: a thread of this name with a ring of its own. `index` is for people, and for who spreads work.
+///
+/// An error says why there is no ring, and what to allow. Join the handle after [`ReactorHandle::stop`]; joining gives
+/// the panic of a task that panicked.
+pub fn start(index: usize, name: &str) -> io::Result<(ReactorHandle, JoinHandle<()>)> {
+    let shared = Arc::new(Shared::new(index)?);
+    let handle = ReactorHandle::new(shared.clone());
+    let (report, started) = sync_channel(1);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // The ring belongs to the thread that makes it.
+        match Ring::new() {
+            Ok(ring) => {
+                let local = Rc::new(Local::new(shared, ring));
+                report.send(Ok(())).expect("who starts a reactor waits for it");
+                local.live();
+            }
+            Err(error) => report.send(Err(error)).expect("who starts a reactor waits for it"),
+        }
+    })?;
+    started.recv().expect("a starting reactor reports")?;
+    Ok((handle, thread))
+}
+
+/// The calling thread's reactor, as a clock and a spawner. Panics on any other thread.
+pub fn runtime() -> LocalRuntime {
+    LocalRuntime { local: Local::expect_current() }
+}
+
+/// Time and tasks on one reactor's thread.
+#[derive(Clone)]
+pub struct LocalRuntime {
+    local: Rc<Local>,
+}
+
+impl LocalRuntime {
+    /// The reactor, as others know it.
+    pub fn handle(&self) -> ReactorHandle {
+        ReactorHandle::new(self.local.shared.clone())
+    }
+}
+
+impl Clock for LocalRuntime {
+    fn now(&self) -> Duration {
+        monotonic()
+    }
+
+    fn wall(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        Sleep::new(self.local.clone(), duration).await;
+    }
+}
+
+impl Spawn for LocalRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.local.spawn(task);
+    }
+}
+
+/// Puts the task into the run queue if this is its reactor's thread; else hands it back.
+pub(super) fn push_local(shared: &Arc<Shared>, runnable: Runnable) -> Option<Runnable> {
+    match Local::current() {
+        Some(local) if Arc::ptr_eq(&local.shared, shared) => {
+            local.queue.borrow_mut().push_back(runnable);
+            None
+        }
+        _ => Some(runnable),
+    }
+}
+
+impl Local {
+    fn new(shared: Arc<Shared>, ring: Ring) -> Local {
+        Local {
+            shared,
+            ring: RefCell::new(ring),
+            ops: RefCell::default(),
+            timers: RefCell::default(),
+            queue: RefCell::default(),
+            active: RefCell::default(),
+        }
+    }
+
+    /// The calling thread's reactor, if it is one.
+    pub fn current() -> Option<Rc<Local>> {
+        // A thread that is being torn down is no reactor any more.
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+
+    /// The calling thread's reactor. Panics if it is none.
+    pub fn expect_current() -> Rc<Local> {
+        Local::current().expect("only on a reactor's thread: use ReactorHandle::call or post to get there")
+    }
+
+    pub fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
+        let mut active = self.active.borrow_mut();
+        let entry = active.vacant_entry();
+        let guard = Active { local: self.clone(), key: entry.key() };
+        let future = async move {
+            let _guard = guard;
+            future.await;
+        };
+        let shared = self.shared.clone();
+        let (runnable, task) = async_task::spawn_local(future, move |runnable| shared.schedule(runnable));
+        entry.insert(runnable.waker());
+        drop(active);
+        task.detach();
+        self.queue.borrow_mut().push_back(runnable);
+    }
+
+    /// From the first task to the last operation.
+    fn live(self: Rc<Self>) {
+        CURRENT.set(Some(self.clone()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.turns()));
+        self.drop_tasks();
+        self.shared.close();
+        self.await_operations();
+        CURRENT.set(None);
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+    }
+
+    fn turns(self: &Rc<Self>) {
+        self.arm_wake_up();
+        let mut messages = VecDeque::new();
+        let mut completions = Vec::new();
+        while self.shared.take(&mut messages) {
+            for message in messages.drain(..) {
+                match message {
+                    Message::Task(runnable) => self.queue.borrow_mut().push_back(runnable),
+                    Message::Job(job) => job(),
+                }
+            }
+            self.run_tasks();
+            self.fire_timers();
+            let wait = if self.queue.borrow().is_empty() && self.shared.try_sleep() {
+                let deadline = self.timers.borrow().next_deadline();
+                Wait::AtMost(deadline.map(|deadline| deadline.saturating_sub(monotonic())))
+            } else {
+                Wait::No
+            };
+            self.ring.borrow_mut().enter(wait);
+            self.shared.wake_up();
+            self.reap(&mut completions);
+        }
+    }
+
+    fn run_tasks(&self) {
+        for _ in 0..TASKS_PER_TURN_MAX {
+            let Some(runnable) = self.queue.borrow_mut().pop_front() else { return };
+            runnable.run();
+        }
+    }
+
+    fn fire_timers(&self) {
+        if self.timers.borrow().next_deadline().is_none() {
+            return;
+        }
+        let now = monotonic();
+        loop {
+            let Some(waker) = self.timers.borrow_mut().pop_due(now) else { return };
+            waker.wake();
+        }
+    }
+
+    fn reap(&self, completions: &mut Vec<Completion>) {
+        self.ring.borrow_mut().reap(completions);
+        for completion in completions.drain(..) {
+            let ended = self.ops.borrow_mut().complete(completion);
+            ended.wake();
+        }
+    }
+
+    /// Keeps a read armed on the eventfd for as long as the reactor lives.
+    fn arm_wake_up(self: &Rc<Self>) {
+        let local = self.clone();
+        let event: Descriptor = Rc::new(self.shared.clone());
+        self.spawn(async move {
+            loop {
+                op::read_event(&local, &event).await.expect("an eventfd can be read");
+            }
+        });
+    }
+
+    /// Drops every task. One may just be on its way here from another thread, so this waits for it to arrive.
+    fn drop_tasks(&self) {
+        let mut messages = VecDeque::new();
+        loop {
+            let wakers: Vec<Waker> = self.active.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+            if wakers.is_empty() {
+                return;
+            }
+            // A task that is woken is put into a queue, and what is dropped from a queue is cancelled.
+            wakers.into_iter().for_each(Waker::wake);
+            self.shared.take(&mut messages);
+            messages.clear();
+            loop {
+                let Some(runnable) = self.queue.borrow_mut().pop_front() else { break };
+                drop(runnable);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn await_operations(&self) {
+        if self.ops.borrow().is_empty() {
+            return;
+        }
+        op::cancel_all(self);
+        let deadline = monotonic() + LAST_OPERATIONS_WAIT;
+        let mut completions = Vec::new();
+        while !self.ops.borrow().is_empty() {
+            let left = deadline.saturating_sub(monotonic());
+            if left.is_zero() {
+                let count = self.ops.borrow().len();
+                tracing::warn!(count, "operations have not come back; their memory stays with the kernel");
+                return;
+            }
+            self.ring.borrow_mut().enter(Wait::AtMost(Some(left)));
+            self.reap(&mut completions);
+        }
+    }
+}
+
+/// A task's entry in the list of all; gone with its future.
+struct Active {
+    local: Rc<Local>,
+    key: usize,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let waker = self.local.active.borrow_mut().remove(self.key);
+        drop(waker);
+    }
+}

@@ -1,0 +1,121 @@
+//! Sockets on a reactor: `io::Stream` over the ring, and the listeners they come from.
+//!
+//! Descriptors pass between threads as `OwnedFd`; here they become part of a reactor.
+//!
+//! Invariants:
+//! - A descriptor here blocks (no O_NONBLOCK): with the flag the ring would answer EAGAIN instead of waiting.
+//! - A `recv` or `accept` that is dropped is cancelled, so it holds no buffer for a peer that never speaks. Bytes that
+//!   had just come may be lost with it: drop one only to end the stream.
+//!
+//! How it fails: a peer that is gone is `Closed`. An end of stream is no failure: `recv` says 0.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+
+use super::executor::Local;
+use super::op::{self, Descriptor, Gather};
+use crate::io::{Buf, IoError, IoErrorKind, Slice, Stream};
+
+/// A connected stream socket, Unix or TCP. Clones are the same one.
+#[derive(Clone)]
+pub struct Socket(Rc<Inner>);
+
+struct Inner {
+    local: Rc<Local>,
+    file: Descriptor,
+}
+
+impl Inner {
+    fn new(fd: OwnedFd) -> Rc<Inner> {
+        let flags = fcntl(&fd, FcntlArg::F_GETFL).expect("an open descriptor has flags");
+        let flags = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
+        fcntl(&fd, FcntlArg::F_SETFL(flags)).expect("a descriptor can be made to block");
+        Rc::new(Inner { local: Local::expect_current(), file: Rc::new(fd) })
+    }
+
+    fn shutdown(&self) {
+        // ENOTCONN: the peer was faster.
+        shutdown_fd(&self.file).unwrap_or_default();
+    }
+}
+
+fn shutdown_fd(file: &Descriptor) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    shutdown(file.as_fd().as_raw_fd(), Shutdown::Both)
+}
+
+impl Socket {
+    /// A connected socket on the calling reactor; TCP sends without delay (TCP_NODELAY). Panics on any other thread.
+    pub fn from_fd(fd: OwnedFd) -> Socket {
+        // A Unix socket refuses the option and needs none.
+        setsockopt(&fd, sockopt::TcpNoDelay, &true).unwrap_or_default();
+        Socket(Inner::new(fd))
+    }
+}
+
+impl Stream for Socket {
+    async fn recv(&self, buf: Buf) -> Result<(usize, Buf), IoError> {
+        if buf.is_empty() {
+            return Err(IoError::new(IoErrorKind::Invalid, "receive into no memory"));
+        }
+        let mut buf = buf;
+        loop {
+            let result;
+            (result, buf) = op::recv(&self.0.local, &self.0.file, buf).await;
+            match result {
+                Ok(count) => return Ok((count, buf)),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => return Err(io_error(errno, "receive")),
+            }
+        }
+    }
+
+    async fn send(&self, data: Vec<Slice>) -> Result<(), IoError> {
+        let mut data = Gather::new(data);
+        while data.left() > 0 {
+            let result;
+            (result, data) = op::send(&self.0.local, &self.0.file, data).await;
+            match result {
+                Ok(0) => return Err(IoError::new(IoErrorKind::Closed, "the peer takes no more")),
+                Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => return Err(io_error(errno, "send")),
+            }
+        }
+        Ok(())
+    }
+
+    fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+/// A listening socket, Unix or TCP. Clones are the same one.
+#[derive(Clone)]
+pub struct Listener(Rc<Inner>);
+
+impl Listener {
+    /// A socket that listens already, on the calling reactor. Panics on any other thread.
+    pub fn from_fd(fd: OwnedFd) -> Listener {
+        Listener(Inner::new(fd))
+    }
+
+    /// The next connection; it may be sent to another reactor. Where descriptors have run out (`errno` EMFILE or
+    /// ENFILE) the connection stays in the queue: wait a little and call again.
+    pub async fn accept(&self) -> Result<OwnedFd, IoError> {
+        loop {
+            match op::accept(&self.0.local, &self.0.file).await {
+                // A peer that gave up while it was waiting is no concern of ours.
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED) => {}
+                outcome => return outcome.map_err(|errno| io_error(errno, "accept a connection")),
+            }
+        }
+    }
+}
+
+fn io_error(errno: Errno, context: &'static str) -> IoError {
+    IoError::from_errno(errno as i32, context)
+}

@@ -1,0 +1,10 @@
+//! The real engine in a simulated world.
+//!
+//! `world` is the scheduler, the clock and the dice; `disk` the disks; `setup` makes arrays; `verify` reads members
+//! independently of the engine; `rounds` are the random runs.
+
+mod disk;
+mod rounds;
+mod setup;
+mod verify;
+mod world;
