@@ -1,1 +1,40 @@
-//! nbd
+//! NBD: the network block device protocol, spoken over any [`Stream`](crate::io::Stream), serving any
+//! [`Device`](crate::io::Device).
+//!
+//! What is spoken: the fixed newstyle handshake (EXPORT_NAME, GO, INFO, LIST, ABORT), READ, WRITE, FLUSH, TRIM,
+//! WRITE_ZEROES and DISC with simple replies, many requests in flight, answered in whatever order they finish. The
+//! protocol is described in `doc/proto.md` of NetworkBlockDevice/nbd; constants and rules here are named as there.
+//!
+//! In reading order: `wire` (bytes), `limits`, `export` (what is served), `command` (is this request legal?),
+//! `handshake`, `session` (one connection's state, `serve`), `transmission` (the receiver), `payload` (a request's
+//! buffers), `execute` (a request against the device), `reply` (the sender), `client`.
+//!
+//! Invariants:
+//! - Nothing that a peer sends panics or allocates without bound. What a connection can keep others waiting for is
+//!   payload memory, and that is bounded in bytes and in time (`limits`).
+//! - A WRITE reaches the device only when its payload has arrived to the last byte, and in one call.
+//! - A request is answered once, after the device has answered; a READ's header leaves only when all of its data is
+//!   there, because after a simple reply's header nothing can be taken back.
+//! - A connection is over when nothing of it is in flight on the device any more.
+
+mod client;
+mod command;
+mod execute;
+mod export;
+mod handshake;
+mod inbox;
+mod limits;
+mod payload;
+mod reply;
+mod session;
+mod signal;
+mod stop;
+mod transmission;
+mod wire;
+
+pub use client::{Client, ClientError};
+pub use export::{Attached, Export, ExportInfo, Exports};
+pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
+pub use session::{SessionEnd, serve};
+pub use stop::Stop;
+pub use wire::Errno;

@@ -1,0 +1,157 @@
+//! What a server has to offer, and what it tells clients about it.
+
+use std::any::Any;
+
+use super::limits::{PAYLOAD_BYTES_ADVERTISED, Pools};
+use super::stop::Stop;
+use super::wire;
+use crate::io::{Device, DeviceInfo};
+
+/// An export as LIST shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// Its name: UTF-8 without NUL, at most 4096 bytes.
+    pub name: String,
+    /// A line for people; may be empty.
+    pub description: String,
+}
+
+/// An export that was found.
+#[derive(Clone, Debug)]
+pub struct Export<D> {
+    /// Its true name, also where the client asked for the default.
+    pub name: String,
+    /// A line for people; may be empty.
+    pub description: String,
+    /// What is behind it.
+    pub device: D,
+}
+
+/// A client's hold on an export, from the handshake's end to the connection's.
+#[derive(Debug)]
+pub struct Attached {
+    /// Dropped when nothing of the connection is in flight any more.
+    pub guard: Box<dyn Any>,
+    /// Ends the connections to this export only.
+    pub stop: Stop,
+}
+
+impl Attached {
+    /// A hold that nobody counts or ends.
+    pub fn unguarded() -> Attached {
+        Attached { guard: Box::new(()), stop: Stop::new() }
+    }
+}
+
+/// The exports of a server, by name.
+#[allow(async_fn_in_trait)] // connections live on one thread
+pub trait Exports: Clone + 'static {
+    /// What is behind the exports.
+    type Device: Device + Clone + 'static;
+
+    /// All that a client may know of.
+    fn list(&self) -> Vec<ExportInfo>;
+
+    /// The export of that name; the empty name means the only one, where there is one. The name is the client's: any
+    /// UTF-8 without NUL, at most 4096 bytes.
+    async fn open(&self, name: &str) -> Option<Export<Self::Device>>;
+
+    /// Registers a client of the export of that (true) name; `None` if the export is going away.
+    fn attach(&self, name: &str) -> Option<Attached>;
+}
+
+/// What holds for all requests of a connection. INFO and GO tell it to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) size_bytes: u64,
+    pub(super) flags: u16,
+    pub(super) read_only: bool,
+    /// Power of two; offsets and lengths are multiples of it.
+    pub(super) block_bytes: u32,
+    pub(super) preferred_bytes: u32,
+    /// The longest READ and WRITE by the rules.
+    pub(super) payload_bytes_advertised: u32,
+    /// The longest READ and WRITE that is served: more than advertised where the client did not ask for block sizes.
+    pub(super) payload_bytes_max: u32,
+    /// What the device wants reads aligned to.
+    pub(super) read_block_bytes: u32,
+}
+
+impl Terms {
+    pub(super) fn new(info: &DeviceInfo, pools: &Pools) -> Terms {
+        let accepted = pools.payload_bytes_max();
+        let advertised = PAYLOAD_BYTES_ADVERTISED.min(1 << accepted.ilog2());
+        let block_bytes = info.write_block_bytes.clamp(1, 1 << 16);
+        // The protocol wants a power of two; a full stripe of three chunks is none, but its chunk is.
+        let aligned = match info.preferred_bytes {
+            0 => 4096,
+            bytes => 1 << bytes.trailing_zeros(),
+        };
+        let preferred_bytes = aligned.clamp(block_bytes.max(512), advertised as u32);
+        let mut flags = wire::FLAG_HAS_FLAGS | wire::FLAG_SEND_FLUSH | wire::FLAG_SEND_FUA;
+        // Legal because a flush of the device covers what was answered on any connection.
+        flags |= wire::FLAG_CAN_MULTI_CONN;
+        if info.rotational {
+            flags |= wire::FLAG_ROTATIONAL;
+        }
+        flags |= if info.read_only {
+            wire::FLAG_READ_ONLY
+        } else {
+            wire::FLAG_SEND_TRIM | wire::FLAG_SEND_WRITE_ZEROES
+        };
+        Terms {
+            size_bytes: info.size_bytes,
+            flags,
+            read_only: info.read_only,
+            block_bytes,
+            preferred_bytes,
+            payload_bytes_advertised: advertised as u32,
+            payload_bytes_max: accepted as u32,
+            read_block_bytes: info.read_block_bytes.max(1),
+        }
+    }
+
+    /// The same for a client that was told the block sizes and has to obey them.
+    pub(super) fn strict(self) -> Terms {
+        Terms { payload_bytes_max: self.payload_bytes_advertised, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Pool;
+
+    fn terms(pool_bytes: usize, change: impl Fn(&mut DeviceInfo)) -> Terms {
+        let mut info = DeviceInfo {
+            size_bytes: 1 << 30,
+            read_block_bytes: 512,
+            write_block_bytes: 1,
+            preferred_bytes: 3 << 19,
+            read_only: false,
+            rotational: false,
+        };
+        change(&mut info);
+        let pools = Pools { messages: Pool::new(1 << 20).unwrap(), payloads: Pool::new(pool_bytes).unwrap() };
+        Terms::new(&info, &pools)
+    }
+
+    #[test]
+    fn sizes_follow_the_device_and_the_pool() {
+        let large = terms(256 << 20, |_| ());
+        assert_eq!((large.block_bytes, large.preferred_bytes), (1, 512 << 10));
+        assert_eq!((large.payload_bytes_advertised, large.payload_bytes_max), (32 << 20, 64 << 20));
+        let small = terms(21 << 20, |info| info.preferred_bytes = 64 << 20);
+        assert_eq!((small.payload_bytes_advertised, small.payload_bytes_max), (8 << 20, 21 << 19));
+        assert_eq!(small.preferred_bytes, 8 << 20);
+        assert_eq!(terms(256 << 20, |info| info.preferred_bytes = 0).preferred_bytes, 4096);
+        assert_eq!(terms(256 << 20, |info| info.preferred_bytes = 1).preferred_bytes, 512);
+    }
+
+    #[test]
+    fn flags_follow_the_device() {
+        assert_eq!(terms(16 << 20, |_| ()).flags, 0b1_0110_1101);
+        let other = terms(16 << 20, |info| (info.read_only, info.rotational) = (true, true));
+        assert_eq!(other.flags, 0b1_0001_1111);
+    }
+}
