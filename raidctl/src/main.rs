@@ -1,2 +1,158 @@
-//! raidctl's entry.
-fn main() {}
+//! raidctl's entry: arguments in, one command, an exit status out.
+//!
+//! - `arguments`: what may be typed
+//! - `request`: one request to the daemon
+//! - `render`, `quantity`: arrays and numbers for people
+//! - `examine`, `member`: superblocks, without a daemon
+//! - `manual`: manual page and completions
+//! - `failure`: exit status and the line on stderr
+
+mod arguments;
+mod examine;
+mod failure;
+mod manual;
+mod member;
+mod quantity;
+mod render;
+mod request;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use raidd::api::Status;
+use serde::Serialize;
+
+use crate::arguments::{Arguments, AssembleOptions, Command, CreateOptions};
+use crate::failure::Failure;
+use crate::request::Daemon;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse(); // ends with status 2 on a usage error, with 0 on --help
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(line) = failure.line() {
+                complain(&line);
+            }
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { control, json, command } = arguments;
+    match command {
+        Command::Create(options) => create(&|| Daemon::at(control.clone()), options, json),
+        Command::Assemble(options) => assemble(&|| Daemon::at(control.clone()), options, json),
+        Command::Stop { name, force } => Daemon::at(control)?.stop(&name, force),
+        Command::List => {
+            let arrays = Daemon::at(control)?.list()?;
+            if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) }
+        }
+        Command::Status { name: Some(name) } => {
+            let array = Daemon::at(control)?.status(&name)?;
+            if json { document(&array) } else { output(render::status(&array).as_bytes()) }
+        }
+        Command::Status { name: None } => {
+            let arrays = Daemon::at(control)?.list()?;
+            if json { document(&arrays) } else { output(pictures(&arrays).as_bytes()) }
+        }
+        Command::Fail { name, device } => {
+            let array = Daemon::at(control)?.fail(&name, &device)?;
+            if json { document(&array) } else { Ok(()) }
+        }
+        Command::Examine { devices } => examine_all(&devices, json),
+        Command::ZeroSuperblock { devices, force } => zero_all(&devices, force),
+        Command::Completions { shell } => output(&manual::completions(shell)),
+        Command::Man => output(&manual::page().map_err(|error| Failure::output(&error))?),
+    }
+}
+
+fn create(
+    daemon: &dyn Fn() -> Result<Daemon, Failure>,
+    options: CreateOptions,
+    json: bool,
+) -> Result<(), Failure> {
+    let request = options.request().map_err(Failure::Usage)?;
+    started(&daemon()?.create(&request)?, json)
+}
+
+fn assemble(
+    daemon: &dyn Fn() -> Result<Daemon, Failure>,
+    options: AssembleOptions,
+    json: bool,
+) -> Result<(), Failure> {
+    if options.scan {
+        let arrays = daemon()?.scan()?;
+        return if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) };
+    }
+    let request = options.request().map_err(Failure::Usage)?;
+    started(&daemon()?.assemble(&request)?, json)
+}
+
+/// Says where an array is now: its URI alone, for scripts to take.
+fn started(array: &Status, json: bool) -> Result<(), Failure> {
+    if json {
+        return document(array);
+    }
+    for warning in &array.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    match &array.nbd_uri {
+        Some(uri) => output(format!("{uri}\n").as_bytes()),
+        None => Ok(()),
+    }
+}
+
+fn pictures(arrays: &[Status]) -> String {
+    if arrays.is_empty() {
+        return render::list(arrays);
+    }
+    arrays.iter().map(render::status).collect::<Vec<_>>().join("\n")
+}
+
+fn examine_all(devices: &[PathBuf], json: bool) -> Result<(), Failure> {
+    let examined = examine::examine(devices);
+    if json {
+        document(&examined)?;
+    } else {
+        let texts: Vec<_> = examined.iter().filter_map(examine::Examined::text).collect();
+        output(texts.join("\n").as_bytes())?;
+    }
+    let problems: Vec<_> = examined.iter().filter_map(examine::Examined::problem).collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    problems.iter().for_each(|line| complain(line));
+    Err(Failure::Said)
+}
+
+fn zero_all(devices: &[PathBuf], force: bool) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for device in devices {
+        if let Err(line) = examine::zero_superblock(device, force) {
+            complain(&line);
+            result = Err(Failure::Said);
+        }
+    }
+    result
+}
+
+fn document<T: Serialize>(document: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(document).map_err(|error| Failure::output(&error.into()))?;
+    output(format!("{text}\n").as_bytes())
+}
+
+/// Writes to stdout. Rust programs ignore SIGPIPE, so a reader that has gone shows as an error here.
+fn output(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+}
+
+/// A line on stderr. Where that is closed there is nobody left to tell.
+fn complain(line: &str) {
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let _told = writeln!(std::io::stderr(), "raidctl: {line}");
+}

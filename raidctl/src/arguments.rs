@@ -1,0 +1,450 @@
+//! What people may type. Every command has an example in its help; mistakes that can be seen here end with status 2.
+//!
+//! The words themselves (levels, sizes, names) are judged by [`raidd::api`], so that raidctl and the daemon never differ.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use raidd::api::{
+    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, parse_size, parse_uuid,
+    valid_name,
+};
+
+/// Creates, shows and mends the arrays that raidd serves
+#[derive(Debug, Parser)]
+#[command(
+    name = "raidctl",
+    version,
+    after_help = "\
+Example:
+  raidctl create vol0 --level 5 /dev/sdb /dev/sdc /dev/sdd
+  raidctl status vol0
+
+Exit status: 0 done, 1 refused or failed (one line on stderr says why), 2 usage."
+)]
+pub struct Arguments {
+    /// raidd's control socket [default: /run/raidd/control.sock as root, $XDG_RUNTIME_DIR/raidd/control.sock otherwise]
+    #[arg(long, global = true, value_name = "PATH", env = "RAIDD_CONTROL", hide_env_values = true)]
+    pub control: Option<PathBuf>,
+
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new array, start it and export it; prints its NBD URI
+    #[command(after_help = "\
+Example:
+  raidctl create vol0 --level 6 --chunk 256K --spare /dev/sdf /dev/sdb /dev/sdc /dev/sdd /dev/sde
+  raidctl create vol1 --level 1 /dev/sdg missing")]
+    Create(CreateOptions),
+
+    /// Start an array from the superblocks of its members, whoever made them: raidd, mdadm, the kernel
+    #[command(
+        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] DEV...\n       raidctl assemble --scan",
+        after_help = "\
+The first word is the NAME if it has no `/` in it and no file is called so.
+
+Example:
+  raidctl assemble vol0 /dev/sdb /dev/sdc /dev/sdd
+  raidctl assemble --scan"
+    )]
+    Assemble(AssembleOptions),
+
+    /// Flush an array, mark it clean and let its members go
+    #[command(after_help = "Example:\n  raidctl stop vol0")]
+    Stop {
+        /// The array
+        name: String,
+        /// Stop it although clients are connected
+        #[arg(long)]
+        force: bool,
+    },
+
+    /// One line for each array
+    #[command(after_help = "Example:\n  raidctl list\n  raidctl list --json")]
+    List,
+
+    /// All about an array, or about every array
+    #[command(after_help = "Example:\n  raidctl status vol0\n  raidctl status --json vol0")]
+    Status {
+        /// The array; all of them if none is named
+        name: Option<String>,
+    },
+
+    /// Treat a member as failed
+    #[command(after_help = "Example:\n  raidctl fail vol0 /dev/sdc")]
+    Fail {
+        /// The array
+        name: String,
+        /// The member
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+    },
+
+    /// Show what the superblock of each DEV says; needs no daemon
+    #[command(
+        after_help = "Example:\n  raidctl examine /dev/sdb /dev/sdc\n  raidctl examine --json disk.img"
+    )]
+    Examine {
+        /// Block devices or plain files
+        #[arg(value_name = "DEV", required = true)]
+        devices: Vec<PathBuf>,
+    },
+
+    /// Overwrite the superblock of each DEV, so that it is a member no more; needs no daemon, refuses a member in use
+    #[command(after_help = "Example:\n  raidctl zero-superblock /dev/sdb /dev/sdc")]
+    ZeroSuperblock {
+        /// Block devices or plain files
+        #[arg(value_name = "DEV", required = true)]
+        devices: Vec<PathBuf>,
+        /// Also a superblock that is damaged
+        #[arg(long)]
+        force: bool,
+    },
+
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  raidctl completions bash > /etc/bash_completion.d/raidctl")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+
+    /// Print the manual page
+    #[command(after_help = "Example:\n  raidctl man > /usr/local/share/man/man8/raidctl.8")]
+    Man,
+}
+
+/// Options of `create`.
+#[derive(Debug, Args)]
+pub struct CreateOptions {
+    /// What to call the array; also the name of its export
+    #[arg(value_parser = name)]
+    name: String,
+    /// RAID level: 0, 1, 4, 5, 6 or 10
+    #[arg(long, value_name = "L")]
+    level: String,
+    /// Bytes a chunk [default: 512K]
+    #[arg(long, value_name = "S", value_parser = parse_size)]
+    chunk: Option<u64>,
+    /// md's name of the layout: left-symmetric, n2, f2, ...
+    #[arg(long, value_name = "X")]
+    layout: Option<String>,
+    /// Bytes to use of each member [default: all that the smallest has]
+    #[arg(long, value_name = "S", value_parser = parse_size)]
+    size: Option<u64>,
+    /// Write-intent bitmap [default: internal, unless PPL is asked for; none for level 0]
+    #[arg(long, value_parser = bitmap_choice())]
+    bitmap: Option<BitmapChoice>,
+    /// How to find what to mend after a crash [default: bitmap, where there is one]
+    #[arg(long, value_name = "POLICY", value_parser = consistency_policy())]
+    consistency_policy: Option<ConsistencyPolicy>,
+    /// How redundancy comes to be right at first
+    #[arg(long, default_value = "resync", value_parser = init())]
+    init: Init,
+    /// A spare; may be given several times
+    #[arg(long = "spare", value_name = "DEV", value_parser = device())]
+    spares: Vec<String>,
+    /// Take members that carry a superblock, a filesystem or a partition table
+    #[arg(long)]
+    force: bool,
+    /// The members in slot order, block devices or plain files; `missing` leaves a slot empty
+    #[arg(value_name = "DEV", required = true, value_parser = device_or_missing())]
+    devices: Vec<String>,
+}
+
+impl CreateOptions {
+    /// The request. An error is a usage error.
+    pub fn request(self) -> Result<CreateArray, String> {
+        let request = CreateArray {
+            name: self.name,
+            level: self.level,
+            chunk_bytes: self.chunk,
+            layout: self.layout,
+            size_bytes: self.size,
+            bitmap: self.bitmap,
+            consistency_policy: self.consistency_policy,
+            init: self.init,
+            spares: self.spares,
+            force: self.force,
+            devices: self.devices,
+        };
+        request.check()?;
+        Ok(request)
+    }
+}
+
+/// Options of `assemble`.
+#[derive(Debug, Args)]
+pub struct AssembleOptions {
+    /// Look for the members of every array, and start all that can be started
+    #[arg(long, conflicts_with_all = ["uuid", "force", "read_only", "words"])]
+    pub scan: bool,
+    /// Take only members of the array with this UUID
+    #[arg(long, value_name = "U", value_parser = uuid)]
+    uuid: Option<String>,
+    /// Start it although it is dirty and degraded, or although too few members are fresh
+    #[arg(long)]
+    force: bool,
+    /// Write nothing to any member
+    #[arg(long)]
+    read_only: bool,
+    /// The members; before them what to call the array [default: the name in its superblocks]
+    #[arg(value_name = "DEV", required_unless_present = "scan")]
+    words: Vec<OsString>,
+}
+
+impl AssembleOptions {
+    /// The request, where it is not a scan. An error is a usage error.
+    pub fn request(self) -> Result<AssembleArray, String> {
+        let mut words = self.words.as_slice();
+        let mut name = None;
+        if let [first, rest @ ..] = words
+            && let Some(text) = first.to_str()
+            && !text.contains('/')
+            && !Path::new(first).exists()
+        {
+            name = Some(text.to_owned());
+            words = rest;
+        }
+        let devices = words.iter().map(|word| absolute(Path::new(word))).collect::<Result<_, _>>()?;
+        let request =
+            AssembleArray { name, uuid: self.uuid, force: self.force, read_only: self.read_only, devices };
+        request.check()?;
+        Ok(request)
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    valid_name(text).map(|()| text.to_owned())
+}
+
+fn uuid(text: &str) -> Result<String, String> {
+    parse_uuid(text).map(|_| text.to_owned())
+}
+
+fn bitmap_choice() -> impl TypedValueParser<Value = BitmapChoice> {
+    PossibleValuesParser::new(["internal", "none"])
+        .map(|word| if word == "none" { BitmapChoice::None } else { BitmapChoice::Internal })
+}
+
+fn consistency_policy() -> impl TypedValueParser<Value = ConsistencyPolicy> {
+    PossibleValuesParser::new(["bitmap", "ppl", "resync"]).map(|word| match word.as_str() {
+        "bitmap" => ConsistencyPolicy::Bitmap,
+        "ppl" => ConsistencyPolicy::Ppl,
+        _ => ConsistencyPolicy::Resync,
+    })
+}
+
+fn init() -> impl TypedValueParser<Value = Init> {
+    PossibleValuesParser::new(["resync", "zero", "assume-clean"]).map(|word| match word.as_str() {
+        "zero" => Init::Zero,
+        "assume-clean" => Init::AssumeClean,
+        _ => Init::Resync,
+    })
+}
+
+/// A path, made absolute: the daemon may stand in another folder.
+fn device() -> impl TypedValueParser<Value = String> {
+    clap::builder::PathBufValueParser::new().try_map(|path| absolute(&path))
+}
+
+fn device_or_missing() -> impl TypedValueParser<Value = String> {
+    clap::builder::PathBufValueParser::new()
+        .try_map(|path| if path == Path::new(MISSING) { Ok(MISSING.to_owned()) } else { absolute(&path) })
+}
+
+fn absolute(path: &Path) -> Result<String, String> {
+    let absolute = std::path::absolute(path).map_err(|error| format!("path {path:?} is no good: {error}"))?;
+    absolute.into_os_string().into_string().map_err(|path| {
+        format!("path {path:?} is not UTF-8, which the control interface cannot carry: use a link with another name")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Command {
+        let words = std::iter::once(&"raidctl").chain(words);
+        Arguments::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).command
+    }
+
+    fn usage_error(words: &[&str]) -> String {
+        let words = std::iter::once(&"raidctl").chain(words);
+        let error = Arguments::try_parse_from(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    fn create(words: &[&str]) -> Result<CreateArray, String> {
+        match parse(words) {
+            Command::Create(options) => options.request(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn assemble(words: &[&str]) -> Result<AssembleArray, String> {
+        match parse(words) {
+            Command::Assemble(options) => options.request(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Arguments::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example:\n  raidctl "), "{help}");
+        }
+    }
+
+    #[test]
+    fn create_takes_everything() {
+        let here = std::env::current_dir().unwrap();
+        let request = create(&[
+            "create",
+            "vol0",
+            "--level",
+            "5",
+            "--chunk",
+            "64K",
+            "--layout",
+            "left-asymmetric",
+            "--size",
+            "1G",
+            "--bitmap",
+            "internal",
+            "--consistency-policy",
+            "bitmap",
+            "--init",
+            "assume-clean",
+            "--spare",
+            "/s1",
+            "--spare",
+            "/s2",
+            "--force",
+            "/a",
+            "missing",
+            "c",
+        ]);
+        assert_eq!(
+            request.unwrap(),
+            CreateArray {
+                name: "vol0".to_owned(),
+                level: "5".to_owned(),
+                chunk_bytes: Some(65_536),
+                layout: Some("left-asymmetric".to_owned()),
+                size_bytes: Some(1 << 30),
+                bitmap: Some(BitmapChoice::Internal),
+                consistency_policy: Some(ConsistencyPolicy::Bitmap),
+                init: Init::AssumeClean,
+                spares: vec!["/s1".to_owned(), "/s2".to_owned()],
+                force: true,
+                devices: vec![
+                    "/a".to_owned(),
+                    "missing".to_owned(),
+                    here.join("c").to_str().unwrap().to_owned()
+                ],
+            }
+        );
+    }
+
+    #[test]
+    fn creates_mistakes_are_usage_errors() {
+        for words in [
+            &["create", "vol0", "/a", "/b"][..],
+            &["create", "vol0", "--level", "5"],
+            &["create", "a b", "--level", "5", "/a", "/b"],
+            &["create", "vol0", "--level", "5", "--chunk", "big", "/a", "/b"],
+            &["create", "vol0", "--level", "5", "--init", "magic", "/a", "/b"],
+            &["create", "vol0", "--level", "5", "--bitmap", "external", "/a", "/b"],
+            &["create", "vol0", "--level", "5", "--consistency-policy", "journal", "/a", "/b"],
+        ] {
+            usage_error(words);
+        }
+        let both = [
+            "create",
+            "v",
+            "--level",
+            "5",
+            "--bitmap",
+            "internal",
+            "--consistency-policy",
+            "ppl",
+            "/a",
+            "/b",
+        ];
+        assert!(create(&both).unwrap_err().contains("not both"));
+        assert!(create(&["create", "v", "--level", "7", "/a", "/b"]).unwrap_err().contains("level"));
+        assert!(create(&["create", "v", "--level", "6", "/a", "/b"]).unwrap_err().contains("4 members"));
+    }
+
+    #[test]
+    fn the_first_word_of_assemble_may_be_a_name() {
+        let request = assemble(&["assemble", "vol0", "/a", "/b"]).unwrap();
+        assert_eq!(
+            (request.name.as_deref(), request.devices),
+            (Some("vol0"), vec!["/a".into(), "/b".into()])
+        );
+        let request = assemble(&["assemble", "/a", "/b", "--read-only", "--force"]).unwrap();
+        assert_eq!((request.name, request.read_only, request.force), (None, true, true));
+        // A file of this package, where tests run.
+        let request = assemble(&["assemble", "Cargo.toml"]).unwrap();
+        assert_eq!((request.name, request.devices.len()), (None, 1));
+        assert!(assemble(&["assemble", "vol0"]).unwrap_err().contains("no devices"));
+        usage_error(&["assemble"]);
+        usage_error(&["assemble", "--scan", "/a"]);
+        usage_error(&["assemble", "--uuid", "6f1c", "/a"]);
+        assert!(matches!(parse(&["assemble", "--scan"]), Command::Assemble(options) if options.scan));
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        for words in [
+            ["raidctl", "--json", "--control", "/c", "list"],
+            ["raidctl", "list", "--json", "--control", "/c"],
+        ] {
+            let arguments = Arguments::try_parse_from(words).unwrap();
+            assert!(arguments.json && arguments.control.as_deref() == Some(Path::new("/c")));
+        }
+    }
+
+    #[test]
+    fn only_what_is_there_is_offered() {
+        let command = Arguments::command();
+        let names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(
+            names,
+            [
+                "create",
+                "assemble",
+                "stop",
+                "list",
+                "status",
+                "fail",
+                "examine",
+                "zero-superblock",
+                "completions",
+                "man"
+            ]
+        );
+    }
+}

@@ -1,0 +1,349 @@
+//! Arrays for people: a table of all, a picture of one.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use raidd::api::{Member, MemberState, Status, SyncAction, SyncStatus};
+
+use crate::quantity::{duration, moment, short_size, size};
+
+/// Characters of the bar.
+const BAR_WIDTH: u64 = 30;
+
+/// A line for each array.
+pub fn list(arrays: &[Status]) -> String {
+    if arrays.is_empty() {
+        return "no arrays\n".to_owned();
+    }
+    let mut table = columns(&["NAME", "LEVEL", "SIZE", "STATE", "HEALTH", "MEMBERS", "SYNC", "NBD"]);
+    for array in arrays {
+        table.add_row([
+            printable(&array.name),
+            printable(&array.level),
+            size(array.size_bytes),
+            array.state.to_string(),
+            array.health.to_string(),
+            slots(&array.members),
+            progress_in_short(&array.sync),
+            array.nbd_uri.as_deref().map_or_else(|| "-".to_owned(), printable),
+        ]);
+    }
+    right(&mut table, &[2]);
+    finish(&table)
+}
+
+/// The same facts as `mdadm --detail`.
+pub fn status(array: &Status) -> String {
+    let mut level = printable(&array.level);
+    if let Some(layout) = &array.layout {
+        level.push_str(&format!(", {}", printable(layout)));
+    }
+    if array.chunk_bytes > 0 {
+        level.push_str(&format!(", {} chunk", short_size(array.chunk_bytes)));
+    }
+    let in_sync = array.members.iter().filter(|member| member.state == MemberState::InSync).count();
+    let mut lines = vec![
+        ("UUID", printable(&array.uuid)),
+        ("Level", level),
+        ("Size", exact_size(array.size_bytes)),
+        ("Member size", exact_size(array.member_size_bytes)),
+        ("State", array.state.to_string()),
+        ("Health", array.health.to_string()),
+        (
+            "Members",
+            format!(
+                "{} {in_sync} of {} in sync, {} spare",
+                slots(&array.members),
+                array.members.len(),
+                array.spares.iter().filter(|spare| spare.state == MemberState::Spare).count()
+            ),
+        ),
+        ("Consistency", array.consistency_policy.to_string()),
+        ("Metadata", format!("{}, events {}", printable(&array.metadata), array.events)),
+    ];
+    lines.extend(array.created_unix_seconds.map(|seconds| ("Created", moment(seconds))));
+    lines.extend(array.updated_unix_seconds.map(|seconds| ("Updated", moment(seconds))));
+    let clients = match array.connections {
+        1 => "1 client".to_owned(),
+        count => format!("{count} clients"),
+    };
+    lines.push((
+        "NBD",
+        match &array.nbd_uri {
+            Some(uri) => format!("{} ({clients})", printable(uri)),
+            None => "not exported".to_owned(),
+        },
+    ));
+    lines.push(("Sync", progress(&array.sync)));
+    lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
+
+    let mut text = format!("{}\n", printable(&array.name));
+    for (label, value) in lines {
+        text.push_str(&format!("  {label:<12} {value}\n"));
+    }
+    text.push('\n');
+    text.push_str(&members(array));
+    text
+}
+
+fn members(array: &Status) -> String {
+    let mut table = columns(&["  SLOT", "STATE", "DEVICE", "READ ERR", "WRITE ERR", "CORRECTED"]);
+    for member in &array.members {
+        table.add_row([
+            member.slot.to_string(),
+            member.state.to_string(),
+            member.path.as_deref().map_or_else(|| "-".to_owned(), printable),
+            member.read_errors.to_string(),
+            member.write_errors.to_string(),
+            member.corrected_errors.to_string(),
+        ]);
+    }
+    for spare in &array.spares {
+        table.add_row([
+            "-".to_owned(),
+            spare.state.to_string(),
+            spare.path.as_deref().map_or_else(|| "-".to_owned(), printable),
+        ]);
+    }
+    right(&mut table, &[0, 3, 4, 5]);
+    finish(&table)
+}
+
+/// `[UU_]`: for each slot whether it is in sync.
+fn slots(members: &[Member]) -> String {
+    let mut marks: Vec<(u16, char)> = Vec::with_capacity(members.len());
+    for member in members {
+        let mark = if member.state == MemberState::InSync { 'U' } else { '_' };
+        match marks.iter_mut().find(|(slot, _)| *slot == member.slot) {
+            // Two for one slot: one of them is to replace the other.
+            Some((_, held)) => *held = if mark == 'U' { 'U' } else { *held },
+            None => marks.push((member.slot, mark)),
+        }
+    }
+    marks.sort_by_key(|(slot, _)| *slot);
+    format!("[{}]", marks.into_iter().map(|(_, mark)| mark).collect::<String>())
+}
+
+fn progress_in_short(sync: &SyncStatus) -> String {
+    match sync.action {
+        SyncAction::Idle => "-".to_owned(),
+        action => format!("{action} {}", percent(sync)),
+    }
+}
+
+fn progress(sync: &SyncStatus) -> String {
+    let mismatches = match sync.mismatches {
+        0 => String::new(),
+        count => format!(", {count} mismatches"),
+    };
+    if sync.action == SyncAction::Idle {
+        return format!("idle{mismatches}");
+    }
+    let eta = match sync.eta_seconds {
+        Some(seconds) => format!(", {} left", duration(seconds)),
+        None => String::new(),
+    };
+    let filled = part(sync, BAR_WIDTH);
+    let bar: String = (0..BAR_WIDTH)
+        .map(|place| match place {
+            place if place < filled => '=',
+            place if place == filled => '>',
+            _ => '.',
+        })
+        .collect();
+    format!(
+        "{} [{bar}] {}, {} of {}, {}/s{eta}{mismatches}",
+        sync.action,
+        percent(sync),
+        size(sync.done_bytes),
+        size(sync.total_bytes),
+        size(sync.bytes_per_sec)
+    )
+}
+
+fn percent(sync: &SyncStatus) -> String {
+    let tenths = part(sync, 1000);
+    format!("{}.{}%", tenths / 10, tenths % 10)
+}
+
+/// How many of `whole` equal parts are done.
+fn part(sync: &SyncStatus, whole: u64) -> u64 {
+    let done = u128::from(sync.done_bytes.min(sync.total_bytes)) * u128::from(whole);
+    u64::try_from(done / u128::from(sync.total_bytes.max(1))).unwrap_or(whole)
+}
+
+fn exact_size(bytes: u64) -> String {
+    format!("{} ({bytes} bytes)", size(bytes))
+}
+
+/// Text from elsewhere must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn columns(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(header.iter().copied());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn right(table: &mut Table, columns: &[usize]) {
+    for &index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn finish(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use raidd::api::{ArrayState, ConsistencyPolicy, Health, Spare};
+
+    use super::*;
+
+    fn member(slot: u16, path: Option<&str>, state: MemberState) -> Member {
+        Member {
+            slot,
+            path: path.map(str::to_owned),
+            state,
+            read_errors: u64::from(slot) * 10,
+            write_errors: 0,
+            corrected_errors: 0,
+        }
+    }
+
+    fn array() -> Status {
+        Status {
+            name: "vol0".to_owned(),
+            uuid: "6f1c0a11:22334455:66778899:aabbccdd".to_owned(),
+            level: "raid5".to_owned(),
+            layout: Some("left-symmetric".to_owned()),
+            chunk_bytes: 524_288,
+            size_bytes: 3_221_225_472,
+            member_size_bytes: 1_073_741_824,
+            metadata: "1.2".to_owned(),
+            events: 42,
+            consistency_policy: ConsistencyPolicy::Bitmap,
+            state: ArrayState::Active,
+            health: Health::Degraded,
+            nbd_uri: Some("nbd+unix:///vol0?socket=/run/raidd/nbd.sock".to_owned()),
+            connections: 1,
+            members: vec![
+                member(0, Some("/dev/loop0"), MemberState::InSync),
+                member(1, Some("/dev/loop4"), MemberState::Recovering),
+                member(2, None, MemberState::Missing),
+                member(3, Some("/dev/loop3"), MemberState::InSync),
+            ],
+            spares: vec![Spare {
+                slot: None,
+                path: Some("/dev/loop5".to_owned()),
+                state: MemberState::Spare,
+            }],
+            sync: SyncStatus {
+                action: SyncAction::Recovery,
+                done_bytes: 104_857_600,
+                total_bytes: 1_073_741_824,
+                bytes_per_sec: 209_715_200,
+                eta_seconds: Some(5),
+                mismatches: 0,
+            },
+            created_unix_seconds: Some(1_795_215_773),
+            updated_unix_seconds: None,
+            warnings: vec!["no redundancy left".to_owned()],
+        }
+    }
+
+    #[test]
+    fn one_array() {
+        let expected = "\
+vol0
+  UUID         6f1c0a11:22334455:66778899:aabbccdd
+  Level        raid5, left-symmetric, 512K chunk
+  Size         3 GiB (3221225472 bytes)
+  Member size  1 GiB (1073741824 bytes)
+  State        active
+  Health       degraded
+  Members      [U__U] 2 of 4 in sync, 1 spare
+  Consistency  bitmap
+  Metadata     1.2, events 42
+  Created      2026-11-20 23:02:53 UTC
+  NBD          nbd+unix:///vol0?socket=/run/raidd/nbd.sock (1 client)
+  Sync         recovery [==>...........................] 9.7%, 100 MiB of 1 GiB, 200 MiB/s, 5 s left
+  Warning      no redundancy left
+
+  SLOT  STATE       DEVICE      READ ERR  WRITE ERR  CORRECTED
+     0  in_sync     /dev/loop0         0          0          0
+     1  recovering  /dev/loop4        10          0          0
+     2  missing     -                 20          0          0
+     3  in_sync     /dev/loop3        30          0          0
+     -  spare       /dev/loop5
+";
+        assert_eq!(status(&array()), expected);
+    }
+
+    #[test]
+    fn all_arrays() {
+        let idle = Status {
+            name: "größe".to_owned(),
+            level: "raid10".to_owned(),
+            size_bytes: 1536 << 30,
+            sync: SyncStatus::idle(0),
+            nbd_uri: None,
+            state: ArrayState::ReadOnly,
+            ..array()
+        };
+        let expected = "\
+NAME   LEVEL       SIZE  STATE      HEALTH    MEMBERS  SYNC           NBD
+vol0   raid5      3 GiB  active     degraded  [U__U]   recovery 9.7%  nbd+unix:///vol0?socket=/run/raidd/nbd.sock
+größe  raid10  1.50 TiB  read-only  degraded  [U__U]   -              -
+";
+        assert_eq!(list(&[array(), idle]), expected);
+        assert_eq!(list(&[]), "no arrays\n");
+    }
+
+    #[test]
+    fn bars_and_percents_stay_in_bounds() {
+        let sync = |done_bytes, total_bytes| SyncStatus {
+            action: SyncAction::Resync,
+            done_bytes,
+            total_bytes,
+            bytes_per_sec: 0,
+            eta_seconds: None,
+            mismatches: 3,
+        };
+        assert_eq!(
+            progress(&sync(0, 0)),
+            "resync [>.............................] 0.0%, 0 bytes of 0 bytes, 0 bytes/s, 3 mismatches"
+        );
+        assert!(progress(&sync(9, 8)).starts_with("resync [==============================] 100.0%"));
+        assert!(progress(&sync(u64::MAX - 1, u64::MAX)).contains(" 99.9%"));
+    }
+
+    #[test]
+    fn a_replaced_slot_counts_once() {
+        let members = [
+            member(1, Some("/b"), MemberState::InSync),
+            member(0, None, MemberState::Faulty),
+            member(1, Some("/c"), MemberState::Replacing),
+        ];
+        assert_eq!(slots(&members), "[_U]");
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        let hostile = Status { name: "a\x1b[2Jb".to_owned(), ..array() };
+        assert!(!status(&hostile).contains('\x1b') && !list(&[hostile]).contains('\x1b'));
+    }
+}

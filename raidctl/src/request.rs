@@ -1,0 +1,247 @@
+//! One HTTP request to the daemon over its Unix socket, and what can come of it.
+//!
+//! Invariants:
+//! - A refusal is the daemon's own line, unchanged.
+//! - That there is no daemon is told apart from everything else, with how to start one.
+//! - Answers are at most [`ANSWER_BYTES_MAX`] long.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use raidd::api::{AssembleArray, CreateArray, Problem, Status, default_control_path};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::failure::{Failure, failed};
+
+/// The longest answer that is read: far above what a thousand arrays take.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// The daemon behind a control socket.
+pub struct Daemon {
+    socket: PathBuf,
+}
+
+/// What was asked of the daemon and not done.
+#[derive(Debug)]
+pub enum CallError {
+    /// Nobody answers there.
+    Absent(io::Error),
+    /// It says no.
+    Refused(Problem),
+    /// The connection broke, or what came was no answer.
+    Broken(String),
+}
+
+impl Daemon {
+    /// The daemon at `socket`; where it is by default if that is not named.
+    pub fn at(socket: Option<PathBuf>) -> Result<Daemon, Failure> {
+        let chosen = socket.filter(|path| !path.as_os_str().is_empty()).or_else(|| {
+            let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR");
+            default_control_path(nix::unistd::geteuid().is_root(), runtime_dir.as_deref())
+        });
+        chosen.map(|socket| Daemon { socket }).ok_or_else(|| {
+            failed("no control socket to ask, as XDG_RUNTIME_DIR is not set: name one with --control PATH")
+        })
+    }
+
+    /// Makes an array.
+    pub fn create(&self, request: &CreateArray) -> Result<Status, Failure> {
+        self.told(Method::POST, "/v1/arrays", Some(request))
+    }
+
+    /// Starts an array.
+    pub fn assemble(&self, request: &AssembleArray) -> Result<Status, Failure> {
+        self.told(Method::POST, "/v1/arrays/assemble", Some(request))
+    }
+
+    /// Starts every array that can be found; those that were started.
+    pub fn scan(&self) -> Result<Vec<Status>, Failure> {
+        self.told(Method::POST, "/v1/arrays/scan", None::<&()>)
+    }
+
+    /// Every array.
+    pub fn list(&self) -> Result<Vec<Status>, Failure> {
+        self.told(Method::GET, "/v1/arrays", None::<&()>)
+    }
+
+    /// One array.
+    pub fn status(&self, name: &str) -> Result<Status, Failure> {
+        self.told(Method::GET, &format!("/v1/arrays/{}", escaped(name)), None::<&()>)
+    }
+
+    /// Stops an array.
+    pub fn stop(&self, name: &str, force: bool) -> Result<(), Failure> {
+        let body = serde_json::json!({ "force": force });
+        self.ask(Method::POST, &format!("/v1/arrays/{}/stop", escaped(name)), Some(&body))
+            .map(drop)
+            .map_err(|error| self.explain(error))
+    }
+
+    /// Fails a member.
+    pub fn fail(&self, name: &str, device: &str) -> Result<Status, Failure> {
+        let body = serde_json::json!({ "device": device });
+        self.told(Method::POST, &format!("/v1/arrays/{}/fail", escaped(name)), Some(&body))
+    }
+
+    fn told<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let answer = self.ask(method, path, body).map_err(|error| self.explain(error))?;
+        serde_json::from_slice(&answer).map_err(|error| {
+            self.explain(CallError::Broken(format!("an answer that is no such document: {error}")))
+        })
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes, CallError> {
+        let broken = |error: io::Error| CallError::Broken(error.to_string());
+        let body = match body {
+            Some(document) => {
+                Bytes::from(serde_json::to_vec(document).map_err(|error| broken(error.into()))?)
+            }
+            None => Bytes::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+        runtime.block_on(exchange(&self.socket, method, path, body))
+    }
+
+    /// The line for people.
+    fn explain(&self, error: CallError) -> Failure {
+        let socket = self.socket.display();
+        match error {
+            CallError::Absent(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                failed(format_args!(
+                    "may not use {socket}, which belongs to another user's raidd: run raidctl as that user, or name another \
+                 with --control PATH"
+                ))
+            }
+            CallError::Absent(error) => failed(format_args!(
+                "no raidd answers at {socket} ({}): start one with `raidd`, or name its socket with --control PATH",
+                reason(&error)
+            )),
+            CallError::Refused(problem) => failed(problem),
+            CallError::Broken(what) => failed(format_args!(
+                "raidd at {socket} gave no proper answer ({what}): see its log for whether the command was done"
+            )),
+        }
+    }
+}
+
+/// The system's words without the number behind them.
+fn reason(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such socket",
+        io::ErrorKind::ConnectionRefused => "a relic: nobody listens",
+        io::ErrorKind::InvalidInput => "the path is too long for a socket",
+        _ => "it cannot be connected to",
+    }
+}
+
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+    let stream = UnixStream::connect(socket).await.map_err(CallError::Absent)?;
+    let broken = |error: hyper::Error| CallError::Broken(error.to_string());
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "raidd")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| CallError::Broken(error.to_string()))?;
+    let conversation = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| CallError::Broken(error.to_string()))?;
+        Ok((status, answer.to_bytes()))
+    };
+    // The connection does the work for the conversation; it ends on its own when that has let go of the sender.
+    let (status, answer) = tokio::select! {
+        biased;
+        result = conversation => result?,
+        ended = async { match connection.await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        } } => return Err(broken(ended)),
+    };
+    if status.is_success() { Ok(answer) } else { Err(refusal(status, &answer)) }
+}
+
+fn refusal(status: StatusCode, answer: &[u8]) -> CallError {
+    match serde_json::from_slice::<Problem>(answer) {
+        Ok(problem) => CallError::Refused(problem),
+        Err(_) => CallError::Broken(format!("HTTP status {status} and no reason")),
+    }
+}
+
+/// A name as a segment of a path: all but unreserved characters escaped (RFC 3986, section 2).
+fn escaped(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(escaped("vol-0_a.b~"), "vol-0_a.b~");
+        assert_eq!(escaped("größe/ %?#"), "gr%C3%B6%C3%9Fe%2F%20%25%3F%23");
+    }
+
+    #[test]
+    fn an_absent_daemon_is_said_to_be_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let relic = folder.path().join("relic");
+        drop(std::os::unix::net::UnixListener::bind(&relic).unwrap());
+        let long = folder.path().join("x".repeat(200));
+        for (socket, why) in [(folder.path().join("none"), "no such"), (relic, "relic"), (long, "too long")] {
+            let daemon = Daemon::at(Some(socket)).unwrap();
+            let line = daemon.list().unwrap_err().line().unwrap();
+            assert!(line.contains(why) && line.contains("start one with `raidd`"), "{line}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_answer() {
+        use std::io::{Read, Write};
+        for answer in [
+            &b"SSH-2.0-OpenSSH\r\n"[..],
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+            b"",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("s");
+            let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _read = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer).unwrap();
+            });
+            let line = Daemon::at(Some(socket)).unwrap().list().unwrap_err().line().unwrap();
+            assert!(line.contains("no proper answer"), "{line}");
+            server.join().unwrap();
+        }
+    }
+}

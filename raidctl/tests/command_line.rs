@@ -1,0 +1,339 @@
+//! raidctl as its users meet it: the real binary, its exit status, its output. The daemon is the real control server
+//! with an operator made up for the test.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use raidd::api::{self, ArrayState, ConsistencyPolicy, Health, Problem, Reply, Status, SyncStatus};
+use raidd::control::{self, Operator, Server};
+
+fn raidctl(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raidctl"));
+    command.args(arguments).env_remove("RAIDD_CONTROL").env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
+    command
+}
+
+struct Ran {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn ran(command: &mut Command) -> Ran {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    Ran {
+        status: status.code().unwrap(),
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// Remembers what it is asked. `gone` is refused; an array with warnings is made of `missing` members.
+#[derive(Default)]
+struct Fake {
+    asked: Mutex<Vec<api::Command>>,
+}
+
+impl Operator for Fake {
+    async fn execute(&self, command: api::Command) -> Result<Reply, Problem> {
+        self.asked.lock().unwrap().push(command.clone());
+        let mut warnings = Vec::new();
+        let name = match command {
+            api::Command::List | api::Command::AssembleScan => {
+                return Ok(Reply::Arrays(vec![array("vol0", &[]), array("vol1", &[])]));
+            }
+            api::Command::Create(request) => {
+                if request.devices.iter().any(|device| device == "missing") {
+                    warnings.push("it starts degraded".to_owned());
+                }
+                request.name
+            }
+            api::Command::Assemble(request) => request.name.unwrap_or_else(|| "vol0".to_owned()),
+            api::Command::Status { name } | api::Command::Fail { name, .. } => name,
+            api::Command::Stop { name, .. } => {
+                return if name == "gone" { Err(Problem::no_such_array(&name)) } else { Ok(Reply::Done) };
+            }
+        };
+        if name == "gone" {
+            return Err(Problem::no_such_array(&name));
+        }
+        Ok(Reply::Array(Box::new(array(&name, &warnings))))
+    }
+}
+
+fn array(name: &str, warnings: &[String]) -> Status {
+    Status {
+        name: name.to_owned(),
+        uuid: "00112233:44556677:8899aabb:ccddeeff".to_owned(),
+        level: "raid1".to_owned(),
+        layout: None,
+        chunk_bytes: 0,
+        size_bytes: 1 << 30,
+        member_size_bytes: 1 << 30,
+        metadata: "1.2".to_owned(),
+        events: 1,
+        consistency_policy: ConsistencyPolicy::Bitmap,
+        state: ArrayState::Clean,
+        health: Health::Optimal,
+        nbd_uri: Some(format!("nbd+unix:///{name}?socket=/run/raidd/nbd.sock")),
+        connections: 0,
+        members: Vec::new(),
+        spares: Vec::new(),
+        sync: SyncStatus::idle(0),
+        created_unix_seconds: None,
+        updated_unix_seconds: None,
+        warnings: warnings.to_vec(),
+    }
+}
+
+struct World {
+    socket: PathBuf,
+    operator: Arc<Fake>,
+    server: Option<Server>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let operator = Arc::new(Fake::default());
+        let server = control::start(control::bind(&socket).unwrap(), Arc::clone(&operator)).unwrap();
+        World { socket, operator, server: Some(server), _folder: folder }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        ran(raidctl(arguments).env("RAIDD_CONTROL", &self.socket))
+    }
+
+    fn asked(&self) -> Vec<api::Command> {
+        std::mem::take(&mut self.operator.asked.lock().unwrap())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop().unwrap();
+        }
+    }
+}
+
+fn is_one_line(text: &str) -> bool {
+    text.ends_with('\n') && text.matches('\n').count() == 1 && text.len() > 20
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    for arguments in [
+        &[][..],
+        &["explode"],
+        &["create"],
+        &["create", "vol0", "--level", "7", "/a", "/b"],
+        &[
+            "create",
+            "vol0",
+            "--level",
+            "5",
+            "--bitmap",
+            "internal",
+            "--consistency-policy",
+            "ppl",
+            "/a",
+            "/b",
+        ],
+        &["create", "bad name", "--level", "1", "/a", "/b"],
+        &["create", "vol0", "--level", "1", "--chunk", "huge", "/a", "/b"],
+        &["assemble", "vol0"],
+        &["stop"],
+        &["fail", "vol0"],
+        &["examine"],
+        &["zero-superblock"],
+        &["list", "--nonsense"],
+        &["watch"],
+    ] {
+        let ran = ran(&mut raidctl(arguments));
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(!ran.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_a_daemon_it_says_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    for arguments in [
+        &["list"][..],
+        &["status", "vol0"],
+        &["status", "--json"],
+        &["stop", "vol0"],
+        &["fail", "vol0", "/a"],
+        &["create", "vol0", "--level", "1", "/a", "/b"],
+        &["assemble", "/a"],
+        &["assemble", "--scan"],
+    ] {
+        let ran = ran(raidctl(arguments).arg("--control").arg(&socket));
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{arguments:?}");
+        assert!(is_one_line(&ran.stderr), "{:?}", ran.stderr);
+        assert!(
+            ran.stderr.contains("no raidd answers at") && ran.stderr.contains("`raidd`"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn create_prints_the_uri_and_sends_absolute_paths() {
+    let world = World::new();
+    let here = std::env::current_dir().unwrap();
+    let made = world.run(&["create", "vol0", "--level", "1", "a", "/b"]);
+    assert_eq!((made.status, made.stderr.as_str()), (0, ""));
+    assert_eq!(made.stdout, "nbd+unix:///vol0?socket=/run/raidd/nbd.sock\n");
+    let asked = world.asked();
+    let [api::Command::Create(request)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(request.devices, [here.join("a").to_str().unwrap(), "/b"]);
+
+    let made = world.run(&["create", "vol0", "--level", "1", "--json", "/a", "missing"]);
+    assert_eq!(
+        serde_json::from_str::<Status>(&made.stdout).unwrap(),
+        array("vol0", &["it starts degraded".into()])
+    );
+    assert_eq!(made.stderr, "");
+    let made = world.run(&["create", "vol0", "--level", "1", "/a", "missing"]);
+    assert_eq!((made.status, made.stderr.as_str()), (0, "raidctl: warning: it starts degraded\n"));
+}
+
+#[test]
+fn every_command_reaches_the_daemon() {
+    let world = World::new();
+    let name = || "größe".to_owned();
+    for (arguments, command) in [
+        (&["list"][..], api::Command::List),
+        (&["status"], api::Command::List),
+        (&["status", "größe"], api::Command::Status { name: name() }),
+        (&["stop", "größe"], api::Command::Stop { name: name(), force: false }),
+        (&["stop", "größe", "--force"], api::Command::Stop { name: name(), force: true }),
+        (&["fail", "größe", "/dev/x"], api::Command::Fail { name: name(), device: "/dev/x".to_owned() }),
+        (&["assemble", "--scan"], api::Command::AssembleScan),
+    ] {
+        let ran = world.run(arguments);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert_eq!(world.asked(), vec![command]);
+    }
+    let started = world.run(&["assemble", "vol7", "--force", "--read-only", "/a", "/b"]);
+    assert_eq!(started.stdout, "nbd+unix:///vol7?socket=/run/raidd/nbd.sock\n");
+    let asked = world.asked();
+    let [api::Command::Assemble(request)] = &asked[..] else { panic!("{asked:?}") };
+    assert!(request.force && request.read_only && request.devices == ["/a", "/b"]);
+}
+
+#[test]
+fn json_is_one_document() {
+    let world = World::new();
+    let list: Vec<Status> = serde_json::from_str(&world.run(&["--json", "list"]).stdout).unwrap();
+    assert_eq!(list, [array("vol0", &[]), array("vol1", &[])]);
+    let all: Vec<Status> = serde_json::from_str(&world.run(&["status", "--json"]).stdout).unwrap();
+    assert_eq!(all.len(), 2);
+    let one: Status = serde_json::from_str(&world.run(&["status", "--json", "vol1"]).stdout).unwrap();
+    assert_eq!(one, array("vol1", &[]));
+}
+
+#[test]
+fn a_refusal_is_the_daemons_line() {
+    let world = World::new();
+    for arguments in [&["status", "gone"][..], &["stop", "gone"], &["fail", "gone", "/a"]] {
+        let ran = world.run(arguments);
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+        assert_eq!(
+            ran.stderr,
+            "raidctl: no array is called \"gone\": `raidctl list` shows those that are there\n"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let mut child = raidctl(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut complaint = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
+    assert_eq!((child.wait().unwrap().code(), complaint.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn examine_and_zero_superblock_go_on_after_a_bad_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| -> String {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good", &member());
+    let blank = file("blank", &[0; 65_536]);
+    let mut cut = member();
+    cut.truncate(300 << 10);
+    let cut = file("cut", &cut);
+
+    let shown = ran(&mut raidctl(&["examine", &blank, &good, &cut]));
+    assert_eq!(shown.status, 1);
+    assert!(shown.stdout.contains(&format!("{good}:\n")) && shown.stdout.contains("Raid Level : raid1"));
+    assert_eq!(shown.stderr.lines().count(), 2, "{}", shown.stderr);
+    assert!(shown.stderr.starts_with(&format!("raidctl: {blank}: no md superblock")));
+    assert!(shown.stderr.contains(&format!("raidctl: {cut}: the device is cut off")));
+
+    let shown = ran(&mut raidctl(&["examine", "--json", &good]));
+    assert_eq!((shown.status, shown.stderr.as_str()), (0, ""));
+    let document: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(document[0]["level"], "raid1");
+    assert_eq!(document[0]["events"], 7);
+    assert_eq!(document[0]["name"], "vol0");
+
+    let zeroed = ran(&mut raidctl(&["zero-superblock", &blank, &good]));
+    assert_eq!((zeroed.status, zeroed.stderr.lines().count()), (1, 1));
+    let again = ran(&mut raidctl(&["zero-superblock", &good]));
+    assert!(again.stderr.contains("nothing to zero"), "{}", again.stderr);
+    assert_eq!(std::fs::metadata(Path::new(&good)).unwrap().len(), 4 << 20);
+}
+
+/// A member of a RAID 1 of two, 4 MiB long.
+fn member() -> Vec<u8> {
+    use raidd::md::superblock::pack_name;
+    use raidd::md::{Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock};
+    use raidd::units::{EventCount, MemberSlot, Sector};
+    let superblock = Superblock {
+        feature_map: Features::NONE,
+        set_uuid: [0x11; 16],
+        set_name: pack_name("vol0").unwrap(),
+        ctime: 1_795_215_662,
+        level: 1,
+        layout: 0,
+        size: Sector(6144),
+        chunk: Sector(0),
+        raid_disks: 2,
+        bitmap_offset: 0,
+        reshape: Default::default(),
+        data_offset: Sector(2048),
+        data_size: Sector(6144),
+        recovery_offset: Sector(0),
+        dev_number: 0,
+        corrected_reads: 0,
+        device_uuid: [0x22; 16],
+        devflags: 0,
+        bblog_shift: 0,
+        bblog_size: 8,
+        bblog_offset: 16,
+        utime: 1_795_215_662,
+        events: EventCount(7),
+        resync_offset: Sector::MAX,
+        dev_roles: vec![Role::Active(MemberSlot(0)), Role::Active(MemberSlot(1))],
+        logical_block_size: 0,
+    };
+    let mut bytes = vec![0; 4 << 20];
+    let encoded = superblock.encode();
+    let start = usize::try_from(SUPERBLOCK_OFFSET_BYTES).unwrap();
+    bytes[start..][..encoded.len()].copy_from_slice(&encoded);
+    bytes
+}
