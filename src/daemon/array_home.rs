@@ -83,7 +83,10 @@ impl Device for RemoteArray {
         zeroing: Zeroing,
         fua: Fua,
     ) -> Result<(), IoError> {
-        self.there(move |array| async move { array.write_zeroes(offset_bytes, len_bytes, zeroing, fua).await }).await
+        self.there(
+            move |array| async move { array.write_zeroes(offset_bytes, len_bytes, zeroing, fua).await },
+        )
+        .await
     }
 
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {

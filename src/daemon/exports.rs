@@ -148,7 +148,10 @@ impl nbd::Exports for LocalExports {
 
     fn list(&self) -> Vec<ExportInfo> {
         let arrays = self.registry.all();
-        arrays.iter().map(|entry| ExportInfo { name: entry.name.clone(), description: String::new() }).collect()
+        arrays
+            .iter()
+            .map(|entry| ExportInfo { name: entry.name.clone(), description: String::new() })
+            .collect()
     }
 
     async fn open(&self, name: &str) -> Option<Export<RemoteArray>> {

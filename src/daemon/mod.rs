@@ -53,8 +53,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let memory = Memory::new(engine_bytes).context("cannot map memory: lower --memory")?;
     let (reactors, threads) = start_reactors(config.reactors)?;
     let registry = Arc::default();
-    let service = Service::new(registry, Arc::new(reactors.clone()), config.memory_bytes as usize - engine_bytes)
-        .context("cannot map memory: lower --memory")?;
+    let service =
+        Service::new(registry, Arc::new(reactors.clone()), config.memory_bytes as usize - engine_bytes)
+            .context("cannot map memory: lower --memory")?;
     let listeners = config.nbd.iter().map(bind_nbd).collect::<anyhow::Result<Vec<_>>>()?;
 
     let operator = Arc::new(Operator::new(service.clone(), memory, state, config.nbd.clone()));

@@ -17,8 +17,8 @@ use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
 use crate::api::{
-    AssembleArray, BitmapChoice, Command, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode, Reply,
-    Status, valid_name,
+    AssembleArray, BitmapChoice, Command, ConsistencyPolicy, CreateArray, Init, MISSING, Problem,
+    ProblemCode, Reply, Status, valid_name,
 };
 use crate::control;
 use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
@@ -151,7 +151,9 @@ impl Operator {
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
             start_here(array, devices, &options, &memory).await
         });
-        made.await.map_err(|_| internal("a reactor has ended"))?.map_err(|refusal| refusal_problem(&refusal))?;
+        made.await
+            .map_err(|_| internal("a reactor has ended"))?
+            .map_err(|refusal| refusal_problem(&refusal))?;
         let status = self.register(array, home, false).await?;
         tracing::info!(array = status.name, level = status.level, size_bytes = status.size_bytes, "created");
         Ok(Reply::Array(Box::new(status)))
@@ -160,7 +162,8 @@ impl Operator {
     fn check_name(&self, name: &str) -> Result<(), Problem> {
         valid_name(name).map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
         if self.service.registry.get(name).is_some() {
-            let why = format!("an array called {name} runs already: choose another name, or stop that one first");
+            let why =
+                format!("an array called {name} runs already: choose another name, or stop that one first");
             return Err(problem(ProblemCode::ArrayExists, why));
         }
         Ok(())
@@ -227,12 +230,17 @@ impl Operator {
         };
         let strict = !request.devices.is_empty();
         let status = self
-            .start_array(paths, uuid, strict, AssembleOptions {
-                name: request.name,
-                force: request.force,
-                read_only: request.read_only,
-                fresh: false,
-            })
+            .start_array(
+                paths,
+                uuid,
+                strict,
+                AssembleOptions {
+                    name: request.name,
+                    force: request.force,
+                    read_only: request.read_only,
+                    fresh: false,
+                },
+            )
             .await?;
         Ok(Reply::Array(Box::new(status)))
     }
@@ -265,7 +273,10 @@ impl Operator {
         let open = move || open_members(&paths, uuid, strict, read_only);
         let candidates = blocking(open).await??;
         let Some(first) = candidates.first() else {
-            return Err(problem(ProblemCode::TooFewMembers, "none of the array's members was found: name its devices"));
+            return Err(problem(
+                ProblemCode::TooFewMembers,
+                "none of the array's members was found: name its devices",
+            ));
         };
         let superblock = blocking({
             let path = first.disk.path().to_owned();
@@ -285,10 +296,14 @@ impl Operator {
         let memory = self.memory.clone();
         let options = AssembleOptions { name, ..options };
         let started = home.call(move || async move {
-            let devices = candidates.into_iter().map(|candidate| (Disk::new(candidate.disk), candidate.label));
+            let devices =
+                candidates.into_iter().map(|candidate| (Disk::new(candidate.disk), candidate.label));
             start_here(array, devices.collect(), &options, &memory).await
         });
-        started.await.map_err(|_| internal("a reactor has ended"))?.map_err(|refusal| refusal_problem(&refusal))?;
+        started
+            .await
+            .map_err(|_| internal("a reactor has ended"))?
+            .map_err(|refusal| refusal_problem(&refusal))?;
         let status = self.register(array, home, read_only).await?;
         tracing::info!(array = status.name, health = status.health.as_str(), "assembled");
         Ok(status)
@@ -305,7 +320,10 @@ impl Operator {
                 continue;
             }
             let name = self.known_name(&uuid);
-            match self.start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() }).await {
+            match self
+                .start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() })
+                .await
+            {
                 Ok(status) => started.push(status),
                 Err(error) => tracing::warn!(uuid = format_uuid(&uuid), %error, "not assembled"),
             }
@@ -356,7 +374,8 @@ impl Operator {
         });
         let Ok((paths, whole)) = found.await else { return false };
         if !whole && !late {
-            self.waiting().insert(saved.uuid.clone(), "some of its members are missing, raidd waits for them".into());
+            self.waiting()
+                .insert(saved.uuid.clone(), "some of its members are missing, raidd waits for them".into());
             return false;
         }
         let name = Some(saved.name.clone());
@@ -397,7 +416,9 @@ impl Operator {
     async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
         let name = &entry.name;
         let clients = entry.close(force).map_err(|connected| {
-            let why = format!("{connected} NBD clients are connected to {name}: disconnect them, or stop it with --force");
+            let why = format!(
+                "{connected} NBD clients are connected to {name}: disconnect them, or stop it with --force"
+            );
             problem(ProblemCode::ArrayInUse, why)
         })?;
         stop_clients(entry.id, clients);
@@ -405,7 +426,8 @@ impl Operator {
         while entry.connections() > 0 {
             if tokio::time::Instant::now() >= deadline {
                 entry.reopen();
-                let why = format!("the clients of {name} do not leave: try again, or disconnect them by hand");
+                let why =
+                    format!("the clients of {name} do not leave: try again, or disconnect them by hand");
                 return Err(problem(ProblemCode::ArrayInUse, why));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -419,7 +441,9 @@ impl Operator {
         // Whatever became of the last flush, the array does not run any more, and its members are free.
         self.service.registry.remove(name);
         result.map_err(|error| {
-            let why = format!("{name} was stopped, but could not be flushed or marked clean: {error}; it will be resynced");
+            let why = format!(
+                "{name} was stopped, but could not be flushed or marked clean: {error}; it will be resynced"
+            );
             problem(ProblemCode::MemberIo, why)
         })
     }
@@ -479,7 +503,9 @@ impl Operator {
         let label = blocking(move || {
             let same = |path: &String| {
                 Path::new(path) == wanted
-                    || Identity::of(Path::new(path)).ok().is_some_and(|this| Identity::of(&wanted).ok() == Some(this))
+                    || Identity::of(Path::new(path))
+                        .ok()
+                        .is_some_and(|this| Identity::of(&wanted).ok() == Some(this))
             };
             paths.into_iter().find(same)
         });
@@ -545,11 +571,14 @@ fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Candid
             out.push(None);
             continue;
         };
-        let disk = OpenedDisk::open(Path::new(path), OpenOptions::default()).map_err(|error| open_problem(&error))?;
+        let disk = OpenedDisk::open(Path::new(path), OpenOptions::default())
+            .map_err(|error| open_problem(&error))?;
         if !spec.force
-            && let Some(what) = probe::contents(Path::new(path)).map_err(|why| problem(ProblemCode::DeviceUnavailable, why))?
+            && let Some(what) = probe::contents(Path::new(path))
+                .map_err(|why| problem(ProblemCode::DeviceUnavailable, why))?
         {
-            let why = format!("{path} holds {what}, which would be lost: choose another device, or use --force");
+            let why =
+                format!("{path} holds {what}, which would be lost: choose another device, or use --force");
             return Err(problem(ProblemCode::DeviceNotEmpty, why));
         }
         out.push(Some(Candidate { disk, label: path.clone() }));
@@ -558,7 +587,10 @@ fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Candid
     for candidate in out.iter().flatten() {
         // A filesystem that fills up later would fail all of its members at once.
         if !candidate.disk.allocate().map_err(|error| open_problem(&error))? {
-            tracing::warn!(member = candidate.label, "its filesystem cannot reserve space; see that it does not fill up");
+            tracing::warn!(
+                member = candidate.label,
+                "its filesystem cannot reserve space; see that it does not fill up"
+            );
         }
     }
     Ok(out)
@@ -646,7 +678,8 @@ fn plan_create(
         wall_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         members,
     };
-    let created = plan(&plan_spec).map_err(|error| problem(ProblemCode::DeviceUnsuitable, name_devices(&error, spec)))?;
+    let created = plan(&plan_spec)
+        .map_err(|error| problem(ProblemCode::DeviceUnsuitable, name_devices(&error, spec)))?;
     Ok((created, candidates.into_iter().flatten().collect()))
 }
 
@@ -675,7 +708,8 @@ fn open_members(
             && probe::superblock(path).is_none_or(|superblock| superblock.set_uuid != uuid)
         {
             if strict {
-                let why = format!("{} is no member of array {}: leave it out", path.display(), format_uuid(&uuid));
+                let why =
+                    format!("{} is no member of array {}: leave it out", path.display(), format_uuid(&uuid));
                 return Err(problem(ProblemCode::MembersDisagree, why));
             }
             continue;
@@ -701,7 +735,8 @@ fn open_members(
 
 /// Where the members of an array are: where they were last seen, and else wherever a block device says so.
 fn find_members(uuid: &[u8; 16], last_seen: &[String]) -> Vec<PathBuf> {
-    let is_member = |path: &PathBuf| probe::superblock(path).is_some_and(|superblock| superblock.set_uuid == *uuid);
+    let is_member =
+        |path: &PathBuf| probe::superblock(path).is_some_and(|superblock| superblock.set_uuid == *uuid);
     let known: Vec<_> = last_seen.iter().map(PathBuf::from).filter(is_member).collect();
     if known.len() == last_seen.len() && !known.is_empty() {
         return known;

@@ -52,7 +52,8 @@ pub fn superblock(path: &Path) -> Option<Superblock> {
 pub fn block_devices() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name());
-    let mut paths: Vec<_> = names.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()).collect();
+    let mut paths: Vec<_> =
+        names.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()).collect();
     paths.sort();
     paths
 }

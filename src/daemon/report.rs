@@ -64,7 +64,9 @@ fn warnings(facts: &ArrayStatus) -> Vec<String> {
     let mut out = Vec::new();
     out.extend(facts.read_only.as_ref().map(|why| format!("the array is read-only: {why}")));
     if facts.has_suspect_rows {
-        out.push("a write failed on some members only; these rows will be resynced at the next start".to_owned());
+        out.push(
+            "a write failed on some members only; these rows will be resynced at the next start".to_owned(),
+        );
     }
     out
 }

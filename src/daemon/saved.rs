@@ -51,18 +51,26 @@ impl StateDir {
     /// Takes a state directory, making it if it is missing. An error is one line: what, why, what to do.
     pub fn open(path: &Path) -> Result<StateDir, String> {
         let failed = |what: &str, error: io::Error| {
-            format!("state directory {}: cannot {what}: {error}; choose another with --state-dir", path.display())
+            format!(
+                "state directory {}: cannot {what}: {error}; choose another with --state-dir",
+                path.display()
+            )
         };
         std::fs::create_dir_all(path).map_err(|error| failed("make it", error))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"));
         let lock = lock.map_err(|error| failed("open its lock", error))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            format!("state directory {} is used by another raidd: stop that one, or choose another", path.display())
+            format!(
+                "state directory {} is used by another raidd: stop that one, or choose another",
+                path.display()
+            )
         })?;
         let file = path.join("arrays.json");
         let document = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| failed("make sense of arrays.json, move it away", io::Error::other(error)))?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                failed("make sense of arrays.json, move it away", io::Error::other(error))
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Document::default(),
             Err(error) => return Err(failed("read arrays.json", error)),
         };

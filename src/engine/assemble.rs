@@ -209,7 +209,9 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
                     seating.left_out.push((index, format!("slot {slot} is taken by a fresher member")));
                 }
                 sitting => {
-                    seating.left_out.extend(sitting.map(|old| (old, format!("slot {slot} is taken by a fresher member"))));
+                    seating.left_out.extend(
+                        sitting.map(|old| (old, format!("slot {slot} is taken by a fresher member"))),
+                    );
                     *seat = Some(index);
                 }
             }
@@ -279,7 +281,10 @@ fn lists_as_out(a: &Superblock, b: &Superblock) -> bool {
 
 fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Result<Shape, Refusal> {
     let level = Level::from_md(truth.level).ok_or_else(|| {
-        Refusal::BadSet(format!("level {} is none that raidd knows; raidd leaves it untouched, use mdadm", truth.level))
+        Refusal::BadSet(format!(
+            "level {} is none that raidd knows; raidd leaves it untouched, use mdadm",
+            truth.level
+        ))
     })?;
     let slots = u16::try_from(truth.raid_disks)
         .ok()
@@ -315,7 +320,8 @@ fn check_room<D>(geometry: &Geometry, seating: &Seating, found: &[Found<D>]) -> 
             continue; // RAID0 takes of each member what it has.
         }
         if has < used {
-            let why = format!("it has {has} sectors of data, the array uses {used}; its superblock is damaged");
+            let why =
+                format!("it has {has} sectors of data, the array uses {used}; its superblock is damaged");
             return Err(Refusal::BadMember { member: found[index].label.clone(), why });
         }
     }
@@ -342,7 +348,8 @@ fn decide<D: Device>(
     let slots = seating.slots.len();
     let present = in_sync.iter().filter(|&&present| present).count();
     if !geometry.survives(&in_sync) {
-        let left_out: Vec<_> = seating.left_out.iter().map(|(i, why)| format!("; {}: {why}", found[*i].label)).collect();
+        let left_out: Vec<_> =
+            seating.left_out.iter().map(|(i, why)| format!("; {}: {why}", found[*i].label)).collect();
         return Err(Refusal::TooFew(format!(
             "{name}: {present} of {slots} members are here and in sync, too few for {}; find the missing ones{}",
             Level::from_md(truth.level).map_or("its level", |level| level.name()),
@@ -351,7 +358,8 @@ fn decide<D: Device>(
     }
     // All that are as fresh as the freshest are asked: one "dirty" is enough.
     let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
-    let peers = seated.clone().map(|index| &found[index].superblock).filter(|peer| peer.events == truth.events);
+    let peers =
+        seated.clone().map(|index| &found[index].superblock).filter(|peer| peer.events == truth.events);
     let resync_offset = peers.map(|peer| peer.resync_offset).chain([truth.resync_offset]).min();
     let resync_offset = resync_offset.unwrap_or(truth.resync_offset);
     let degraded = present < slots;
@@ -367,7 +375,10 @@ fn decide<D: Device>(
                     slots - present
                 )));
             }
-            tracing::warn!(array = name, "dirty and degraded, started by force: what was being written may be wrong");
+            tracing::warn!(
+                array = name,
+                "dirty and degraded, started by force: what was being written may be wrong"
+            );
         } else {
             let trust = if options.fresh { Trust::Initial } else { Trust::Unclean };
             resync = Some((resync_offset, trust));
@@ -393,7 +404,10 @@ fn read_only_reason<'a, D: Device + 'a>(
         return Some(format!("{} is half rebuilt, and recovery is not built into raidd yet", member.label));
     }
     if let Some(member) = seated.clone().find(|m| m.superblock.feature_map.contains(Features::REPLACEMENT)) {
-        return Some(format!("{} is a replacement not completed, and recovery is not built yet", member.label));
+        return Some(format!(
+            "{} is a replacement not completed, and recovery is not built yet",
+            member.label
+        ));
     }
     if let Some(member) = seated.find(|m| m.superblock.feature_map.contains(Features::BAD_BLOCKS)) {
         return Some(format!("{} has known bad blocks, which raidd cannot keep up yet", member.label));

@@ -21,7 +21,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let members = self.live_members();
             let seated: Vec<_> = members.iter().filter(|member| member.slot.is_some()).collect();
             let results = join_all(seated.iter().map(|member| self.mark_stale(member))).await;
-            let failures = seated.into_iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
+            let failures =
+                seated.into_iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
             if !self.settle_metadata(failures.collect())? {
                 break;
             }

@@ -33,7 +33,12 @@ pub async fn write<D: Device>(
     if zero {
         let zeroing = members.iter().zip(&created.superblocks).map(async |(member, superblock)| {
             let len_bytes = superblock.size.0.max(superblock.data_size.0).min(superblock.data_size.0);
-            zero_range(&member.device, superblock.data_offset.bytes(), crate::units::Sector(len_bytes).bytes()).await
+            zero_range(
+                &member.device,
+                superblock.data_offset.bytes(),
+                crate::units::Sector(len_bytes).bytes(),
+            )
+            .await
         });
         check(members, join_all(zeroing).await, "zeroing the data area")?;
     }
@@ -67,7 +72,12 @@ fn check<D>(
 }
 
 /// Writes bytes, durably, padded with zeroes to whole blocks.
-async fn write_bytes<D: Device>(device: &D, pool: &Pool, offset_bytes: u64, bytes: &[u8]) -> Result<(), IoError> {
+async fn write_bytes<D: Device>(
+    device: &D,
+    pool: &Pool,
+    offset_bytes: u64,
+    bytes: &[u8],
+) -> Result<(), IoError> {
     let block = device.info().write_block_bytes as usize;
     for (number, part) in bytes.chunks(MAX_BUF_BYTES).enumerate() {
         let mut buf = pool.alloc(part.len().next_multiple_of(block)).await;

@@ -65,7 +65,13 @@ impl<D: Device> Found<D> {
     }
 
     /// Reads `len` sectors at a sector of the device, if they lie before the data.
-    async fn metadata(&self, pool: &Pool, at: Option<Sector>, len: u64, what: &str) -> Result<Vec<u8>, Refusal> {
+    async fn metadata(
+        &self,
+        pool: &Pool,
+        at: Option<Sector>,
+        len: u64,
+        what: &str,
+    ) -> Result<Vec<u8>, Refusal> {
         let size = Sector::floor(self.device.info().size_bytes);
         let place = at.filter(|at| at.0.checked_add(len).is_some_and(|end| end <= size.0));
         let Some(place) = place else {
@@ -82,7 +88,9 @@ impl<D: Device> Found<D> {
         let len = u64::from(superblock.bblog_size);
         let bytes = self.metadata(pool, superblock.bad_blocks_sector(), len, "bad block log").await?;
         let log = md::bad_blocks::parse(&bytes, superblock.bblog_shift, superblock.data_offset);
-        let log = log.map_err(|error| self.refuse(&format!("its bad block log is damaged: {error}; use mdadm for it")))?;
+        let log = log.map_err(|error| {
+            self.refuse(&format!("its bad block log is damaged: {error}; use mdadm for it"))
+        })?;
         self.bad = log.into_iter().map(|(start, len)| start.0..start.0 + len.0).collect();
         Ok(())
     }
@@ -97,7 +105,9 @@ impl<D: Device> Found<D> {
         let at = at.map(Sector::bytes);
         assert!(at == Some(bitmap_offset_bytes(superblock.bitmap_offset)), "one place, told in two ways");
         let bitmap = BitmapSuperblock::parse(&bytes).map_err(|error| {
-            self.refuse(&format!("its write-intent bitmap is damaged: {error}; mdadm --grow --bitmap=none removes it"))
+            self.refuse(&format!(
+                "its write-intent bitmap is damaged: {error}; mdadm --grow --bitmap=none removes it"
+            ))
         })?;
         if bitmap.uuid != superblock.set_uuid {
             return Err(self.refuse("its write-intent bitmap is another array's"));
@@ -108,7 +118,8 @@ impl<D: Device> Found<D> {
     async fn load_ppl(&mut self, pool: &Pool) -> Result<(), Refusal> {
         if self.superblock.has_ppl() && !self.superblock.is_clean() {
             let len = u64::from(self.superblock.ppl_size());
-            self.ppl_log = self.metadata(pool, self.superblock.ppl_sector(), len, "partial parity log").await?;
+            self.ppl_log =
+                self.metadata(pool, self.superblock.ppl_sector(), len, "partial parity log").await?;
         }
         Ok(())
     }

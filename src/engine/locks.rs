@@ -59,7 +59,6 @@ impl RowLocks {
         .await;
         guard
     }
-
 }
 
 impl Queue {

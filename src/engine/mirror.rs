@@ -72,7 +72,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         out
     }
 
-    async fn read_extent(&self, extent: Extent, buf: Buf, avoid: &[(Sector, MemberSlot)]) -> Result<Buf, Loss> {
+    async fn read_extent(
+        &self,
+        extent: Extent,
+        buf: Buf,
+        avoid: &[(Sector, MemberSlot)],
+    ) -> Result<Buf, Loss> {
         let rows = extent.array.0..(extent.array + extent.len).0;
         let holders = extent.copies.iter().filter(|place| !avoid.contains(&(extent.array, place.slot)));
         let holders = holders.filter_map(|place| {
@@ -143,7 +148,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// The one place where a finished write changes who is trusted (laws 1 and 8). `consistent`: had all gone well, the
     /// rows' redundancy would agree now. The change is durable once `persist` returns.
-    pub(super) fn settle(&self, rows: &Range<u64>, written: Written<D>, consistent: bool) -> Result<(), IoError> {
+    pub(super) fn settle(
+        &self,
+        rows: &Range<u64>,
+        written: Written<D>,
+        consistent: bool,
+    ) -> Result<(), IoError> {
         let mut torn = None;
         for (member, result) in written {
             let Err(error) = result else { continue };
@@ -182,7 +192,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         extent: &Extent,
         bufs: Vec<Buf>,
     ) -> Result<Vec<(Rc<Member<D>>, Sector, Buf)>, IoError> {
-        let holders = extent.copies.iter().filter_map(|place| Some((place.sector, self.in_sync(place.slot)?.clone())));
+        let holders =
+            extent.copies.iter().filter_map(|place| Some((place.sector, self.in_sync(place.slot)?.clone())));
         let reads = holders.zip(bufs).map(|((sector, member), buf)| async move {
             let buf = member.read(sector, buf).await?;
             Ok::<_, IoError>((member, sector, buf))

@@ -182,10 +182,7 @@ mod tests {
         assert_eq!(method(&[GONE, NEW, GOOD], GOOD, None, Initial), Ok((Method::Recover, 3)));
         assert_eq!(method(&[GONE, NEW, GOOD], GOOD, None, Unclean), Err(OutOfReach));
         // One missing chunk is written, another is not.
-        assert_eq!(
-            method(&[GONE, GONE_NEW, GOOD], GOOD, Some(GOOD), Consistent),
-            Ok((Method::Recover, 3))
-        );
+        assert_eq!(method(&[GONE, GONE_NEW, GOOD], GOOD, Some(GOOD), Consistent), Ok((Method::Recover, 3)));
         assert_eq!(method(&[GONE, GONE_NEW, GOOD], GOOD, Some(GONE), Consistent), Err(OutOfReach));
         // Parity is missing.
         assert_eq!(method(&[NEW, GOOD], GONE, None, Consistent), Ok((Method::DataOnly, 0)));
@@ -195,12 +192,8 @@ mod tests {
 
     #[test]
     fn lost_data_is_worked_out_from_as_little_as_will_do() {
-        let lost_one = Situation {
-            data: vec![GONE, GOOD, GOOD],
-            p: GOOD,
-            q: Some(GOOD),
-            trust: Trust::Consistent,
-        };
+        let lost_one =
+            Situation { data: vec![GONE, GOOD, GOOD], p: GOOD, q: Some(GOOD), trust: Trust::Consistent };
         assert_eq!(read(&lost_one), Ok(vec![Place::Data(1), Place::Data(2), Place::P]));
         let lost_with_p = Situation { p: GONE, ..lost_one.clone() };
         assert_eq!(read(&lost_with_p), Ok(vec![Place::Data(1), Place::Data(2), Place::Q]));

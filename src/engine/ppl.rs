@@ -44,7 +44,8 @@ pub(super) async fn replay<D: Device>(
                 }
                 let at = number * SECTOR_BYTES as usize;
                 let sources = data.iter().map(|sector| &sector[..]);
-                let sources: Vec<&[u8]> = sources.chain(partial.get(at..at + SECTOR_BYTES as usize)).collect();
+                let sources: Vec<&[u8]> =
+                    sources.chain(partial.get(at..at + SECTOR_BYTES as usize)).collect();
                 let mut made = [0; SECTOR_BYTES as usize];
                 parity::xor(&sources, &mut made);
                 found[index].replayed.insert(line.parity.0, made);
@@ -67,7 +68,11 @@ fn lines(geometry: &Parity, entry: &ppl::Entry) -> Vec<Line> {
         // Without partial parity the stripe was written in full.
         let count = data.checked_div(partial).unwrap_or(all);
         let height = if partial > 0 { partial } else { data / all };
-        (count, height, first.saturating_add(count.saturating_sub(1).saturating_mul(chunk)).saturating_add(height))
+        (
+            count,
+            height,
+            first.saturating_add(count.saturating_sub(1).saturating_mul(chunk)).saturating_add(height),
+        )
     };
     if end > geometry.array_sectors().0 || height > chunk || count > all {
         return Vec::new();

@@ -253,6 +253,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         // A checkpoint may lie anywhere; what is resynced twice does no harm.
         let cursor = from.0.min(end);
         let now = self.runtime.now();
-        Resync { trust, cursor, end, checkpoint: cursor, mismatched_sectors: 0, started: now, started_at: cursor }
+        Resync {
+            trust,
+            cursor,
+            end,
+            checkpoint: cursor,
+            mismatched_sectors: 0,
+            started: now,
+            started_at: cursor,
+        }
     }
 }

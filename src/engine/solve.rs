@@ -63,7 +63,8 @@ pub(super) fn lost_data(stripe: &Stripe, lost: &[usize], band: &mut Band) {
         }
         [a, b] => {
             let (mut first, mut second) = (band.take(), band.take());
-            let (p, q) = band.p.as_ref().zip(band.q.as_ref()).expect("a plan reads P and Q for two that are lost");
+            let (p, q) =
+                band.p.as_ref().zip(band.q.as_ref()).expect("a plan reads P and Q for two that are lost");
             let sources = by_exponent(stripe, |i| band.data[i].as_deref());
             let exponents = (stripe.exponents[a], stripe.exponents[b]);
             parity::recover_two(&sources, exponents, p, q, (&mut first, &mut second));

@@ -208,7 +208,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return Err(super::Refusal::NotNow(why));
         };
         if self.state.borrow().phase == Phase::ReadOnly {
-            let why = format!("{}: the array is read-only; its members' states cannot be changed", self.name());
+            let why =
+                format!("{}: the array is read-only; its members' states cannot be changed", self.name());
             return Err(super::Refusal::NotNow(why));
         }
         match member.state.get() {

@@ -103,7 +103,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let slot = piece.slot();
         if !avoided && let Some(member) = self.reader(slot, &piece.rows) {
             let result = member.read(Sector(piece.rows.start), buf).await;
-            return result.map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows: piece.rows }) });
+            return result
+                .map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows: piece.rows }) });
         }
         let _rows = self.locks.lock(piece.rows.clone()).await;
         let avoid = if avoided { vec![slot] } else { Vec::new() };
@@ -198,7 +199,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Scratch for a band: `count` buffers, all at once.
     pub(super) async fn band(&self, stripe: &Stripe, rows: &Range<u64>, count: usize) -> Band {
         let len = Sector(rows.end - rows.start).bytes() as usize;
-        let spare = if count == 0 { Vec::new() } else { self.memory.scratch.alloc_all(&vec![len; count]).await };
+        let spare =
+            if count == 0 { Vec::new() } else { self.memory.scratch.alloc_all(&vec![len; count]).await };
         Band { len, data: stripe.data.iter().map(|_| None).collect(), p: None, q: None, spare }
     }
 
@@ -211,7 +213,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         band: &mut Band,
         avoid: &mut Vec<MemberSlot>,
     ) -> bool {
-        let reads: Vec<_> = places.iter().map(|&place| (place, slot_of(stripe, place), band.take())).collect();
+        let reads: Vec<_> =
+            places.iter().map(|&place| (place, slot_of(stripe, place), band.take())).collect();
         let reads = reads.into_iter().map(|(place, slot, buf)| async move {
             let result = match self.reader(slot, rows) {
                 Some(member) => member.read(Sector(rows.start), buf).await,
@@ -248,7 +251,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let stop = end.min((index + 1) * width);
             let part = cut_slices(data, at - offset_bytes, stop - at);
             let stripe = parity.stripe(crate::units::StripeIndex(index));
-            writes.push(self.write_stripe(parity, stripe, at - index * width..stop - index * width, part, fua));
+            writes.push(self.write_stripe(
+                parity,
+                stripe,
+                at - index * width..stop - index * width,
+                part,
+                fua,
+            ));
             at = stop;
         }
         // Every stripe's write is seen through to its end, whatever becomes of the others.

@@ -95,7 +95,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let resync_offset = self.resync_offset(active);
             let writes = members.iter().map(|member| self.write_superblock(member, events, resync_offset));
             let results = join_all(writes).await;
-            let failures = members.iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
+            let failures =
+                members.iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
             if !self.settle_metadata(failures.collect())? {
                 let mut state = self.state.borrow_mut();
                 state.events = events;
@@ -169,7 +170,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Flushes every live member (law 3). One that fails to is failed, and that is durable on return.
     pub(super) async fn flush_members(&self) -> Result<(), IoError> {
         if self.state.borrow().flush_lost {
-            return Err(IoError::new(IoErrorKind::Media, "an earlier flush failed; what it covered may be lost"));
+            return Err(IoError::new(
+                IoErrorKind::Media,
+                "an earlier flush failed; what it covered may be lost",
+            ));
         }
         let members = self.live_members();
         let results = join_all(members.iter().map(|member| member.flush())).await;
@@ -225,9 +229,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Clean in two phases (law 2): all members flushed, then, if nobody has written meanwhile, the superblocks.
     /// Does nothing while somebody writes or rows are suspect.
     pub(super) async fn go_clean(&self) -> Result<(), IoError> {
-        let may_be_clean = |state: &State| {
-            state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty()
-        };
+        let may_be_clean =
+            |state: &State| state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty();
         let writes = {
             let state = self.state.borrow();
             if !may_be_clean(&state) {
@@ -285,7 +288,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             (state.suspect.is_empty(), cursor.unwrap_or(false))
         };
         let changed = was == Phase::Active || moved;
-        if self.level() == Level::Raid0 || was == Phase::ReadOnly || was == Phase::Stopped || !changed || !clean {
+        if self.level() == Level::Raid0
+            || was == Phase::ReadOnly
+            || was == Phase::Stopped
+            || !changed
+            || !clean
+        {
             return Ok(());
         }
         self.write_generation(false).await

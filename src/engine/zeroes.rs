@@ -58,7 +58,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let start = offset_bytes.next_multiple_of(unit);
         let stop = end - end % unit;
         // All that is left of an array whose last block is a short one counts as whole blocks, too.
-        let stop = if end == self.size_bytes() && matches!(self.geometry, Geometry::Copies(_)) { end } else { stop };
+        let stop =
+            if end == self.size_bytes() && matches!(self.geometry, Geometry::Copies(_)) { end } else { stop };
         if start < stop { start..stop } else { end..end }
     }
 
@@ -88,7 +89,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
-    async fn zero_stripes(&self, parity: &Parity, range: Range<u64>, purpose: Purpose) -> Result<(), IoError> {
+    async fn zero_stripes(
+        &self,
+        parity: &Parity,
+        range: Range<u64>,
+        purpose: Purpose,
+    ) -> Result<(), IoError> {
         let width = parity.stripe_sectors().bytes();
         let chunk = parity.chunk();
         let (mut first, end) = (range.start / width, range.end / width);

@@ -5,7 +5,6 @@
 //! out. Multiplication with another factor is one instruction with GFNI too; without, the products with the halves of
 //! each byte are looked up with byte shuffles. Nothing in here is unsafe: vectors are values, and memory is slices.
 
-
 use std::arch::x86_64::*;
 
 use super::gf;

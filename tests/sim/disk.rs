@@ -110,7 +110,10 @@ impl Device for Disk {
         self.latency().await;
         self.may_write()?;
         for slice in data {
-            assert!(slice.as_ptr() as u64 % self.block == at as u64 % self.block, "memory out of step with the offset");
+            assert!(
+                slice.as_ptr() as u64 % self.block == at as u64 % self.block,
+                "memory out of step with the offset"
+            );
             // In two steps, so that a crash may come in between.
             let half = slice.len() / 2 / self.block as usize * self.block as usize;
             self.platter.bytes.borrow_mut()[at..at + half].copy_from_slice(&slice[..half]);

@@ -58,7 +58,8 @@ impl Client {
     /// Payload as a session hands it over: in step with the offset, in several slices.
     fn payload(&self, start: usize, len: usize) -> (Vec<u8>, Vec<Slice>) {
         let mut random = crate::world::Random::new(self.world.random(u64::MAX));
-        let bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(len).collect();
+        let bytes: Vec<u8> =
+            (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(len).collect();
         let mut slices = Vec::new();
         let mut at = 0;
         while at < len {
@@ -128,7 +129,8 @@ impl Client {
 
     /// Several writes and reads at once, on ranges of their own.
     pub async fn burst(&mut self) {
-        let mut cuts: Vec<usize> = (0..8).map(|_| self.world.random(self.bytes.len() as u64) as usize).collect();
+        let mut cuts: Vec<usize> =
+            (0..8).map(|_| self.world.random(self.bytes.len() as u64) as usize).collect();
         cuts.sort_unstable();
         let mut jobs: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
         let mut bytes = self.bytes.clone();
@@ -138,7 +140,9 @@ impl Client {
                 let (data, slices) = self.payload(start, len);
                 bytes[start..start + len].copy_from_slice(&data);
                 let array = self.array.clone();
-                jobs.push(async move { array.write(start as u64, slices, Fua::No).await.unwrap() }.boxed_local());
+                jobs.push(
+                    async move { array.write(start as u64, slices, Fua::No).await.unwrap() }.boxed_local(),
+                );
             } else {
                 // Reads are of whole blocks, so leave the neighbours' blocks out.
                 let (first, end) = (start.next_multiple_of(4096), (start + len) / 4096 * 4096);
@@ -181,7 +185,8 @@ fn healthy_arrays_keep_every_byte() {
             let disks = platters(&shape, seed);
             let some: Vec<_> = disks.iter().cloned().map(Some).collect();
             let block = BLOCKS[seed as usize % 2];
-            let array = create_array(&world, &shape, &some, block, seed % 3 == 0, seed % 2 == 0).await.unwrap();
+            let array =
+                create_array(&world, &shape, &some, block, seed % 3 == 0, seed % 2 == 0).await.unwrap();
             let mut client = Client::new(array, &world);
             client.fill().await;
             for _ in 0..40 {

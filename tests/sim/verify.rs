@@ -96,7 +96,8 @@ fn raid10_copies(model: &Model, number: usize) -> Vec<(usize, usize)> {
     }
     let mut out = Vec::new();
     for copy in 0..near {
-        let (mut slot, mut place) = ((first + copy) % n, line + (first + copy) / n * if offset { far } else { 1 });
+        let (mut slot, mut place) =
+            ((first + copy) % n, line + (first + copy) / n * if offset { far } else { 1 });
         out.push((slot, place * model.chunk));
         for _ in 1..far {
             (slot, place) = ((slot + near) % n, place + stride);
@@ -114,7 +115,8 @@ impl Model {
             Some((Superblock::parse(&bytes[4096..8192]).ok()?, bytes.clone()))
         });
         let parsed: Vec<_> = parsed.collect();
-        let truth = parsed.iter().max_by_key(|(superblock, _)| superblock.events).expect("a member").0.clone();
+        let truth =
+            parsed.iter().max_by_key(|(superblock, _)| superblock.events).expect("a member").0.clone();
         let slots = truth.raid_disks as usize;
         let mut data = vec![None; slots];
         for (superblock, bytes) in parsed.iter().filter(|(superblock, _)| superblock.events == truth.events) {
@@ -173,16 +175,20 @@ impl Model {
     fn row_agrees(&self, line: usize) -> bool {
         let row = row(self.level, self.layout, self.slots, line);
         let cell = |slot: usize| self.at(slot, line * self.chunk, self.chunk);
-        let Some(data) = row.data.iter().map(|&slot| cell(slot)).collect::<Option<Vec<_>>>() else { return true };
+        let Some(data) = row.data.iter().map(|&slot| cell(slot)).collect::<Option<Vec<_>>>() else {
+            return true;
+        };
         let byte = |i: usize| data.iter().fold(0, |sum, cell| sum ^ cell[i]);
         let p_agrees = cell(row.p).is_none_or(|p| (0..self.chunk).all(|i| p[i] == byte(i)));
         let q_agrees = row.q.and_then(cell).is_none_or(|q| {
-            let factors: Vec<u8> = row.exponents.iter().map(|&e| (0..e).fold(1, |g, _| gf_mul(g, 2))).collect();
+            let factors: Vec<u8> =
+                row.exponents.iter().map(|&e| (0..e).fold(1, |g, _| gf_mul(g, 2))).collect();
             // Whole rows are slow to multiply bit by bit; tables make it bearable.
             let tables: Vec<Vec<u8>> =
                 factors.iter().map(|&f| (0..=255).map(|byte| gf_mul(byte, f)).collect()).collect();
-            (0..self.chunk)
-                .all(|i| q[i] == data.iter().zip(&tables).fold(0, |sum, (cell, table)| sum ^ table[cell[i] as usize]))
+            (0..self.chunk).all(|i| {
+                q[i] == data.iter().zip(&tables).fold(0, |sum, (cell, table)| sum ^ table[cell[i] as usize])
+            })
         });
         p_agrees && q_agrees
     }
