@@ -3,7 +3,12 @@
 
 mod golden;
 mod mdadm;
+mod members;
+#[path = "../sim/world.rs"]
+#[allow(dead_code)] // what only the simulator needs of it
+mod world;
 
 mod created;
 mod golden_parse;
+mod golden_read;
 mod hostile;
