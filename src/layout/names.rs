@@ -4,8 +4,7 @@
 //! [`raid10`](super::raid10). A name says nothing about whether an array of some shape can have the layout:
 //! [`Geometry::new`](super::Geometry::new) does.
 
-use super::Level;
-use super::raid10;
+use super::{Level, raid0, raid10};
 
 /// Both of RAID5 and of RAID6. The first name of a number is the one that is printed.
 const PARITY: [(&str, u32); 11] = [
@@ -79,13 +78,14 @@ pub fn parse_layout(level: Level, text: &str) -> Option<u32> {
     names(level).find(|(name, _)| *name == text).map(|(_, number)| number)
 }
 
-/// The layout that mdadm creates an array with unless told otherwise. 0 for RAID0: whether one of its layouts has to be
-/// recorded depends on its members, so the caller decides.
+/// The layout that mdadm creates an array with unless told otherwise. (Whether RAID0's has to be recorded depends on its
+/// members.)
 pub fn default_layout(level: Level) -> u32 {
     match level {
         Level::Raid5 | Level::Raid6 => 2,
         Level::Raid10 => raid10::layout(2, 1, false),
-        Level::Raid0 | Level::Raid1 | Level::Raid4 => 0,
+        Level::Raid0 => raid0::ORIGINAL,
+        Level::Raid1 | Level::Raid4 => 0,
     }
 }
 
@@ -197,6 +197,6 @@ mod tests {
 
     #[test]
     fn defaults() {
-        assert_eq!(Level::ALL.map(default_layout), [0, 0, 0, 2, 2, 0x102]);
+        assert_eq!(Level::ALL.map(default_layout), [1, 0, 0, 2, 2, 0x102]);
     }
 }

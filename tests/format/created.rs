@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use raidd::layout::{Level, default_layout};
 use raidd::md::create::{CreateSpec, Created, NewMember, plan, raid10_sizes};
 use raidd::md::{Features, Role, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock, parse_uuid};
 use raidd::units::{MemberSlot, Sector};
@@ -150,6 +151,14 @@ fn every_level_from_small_to_huge() {
             wanted.bitmap = level > 0;
             check(&wanted);
         }
+    }
+}
+
+/// RAID0's usual layout was one that it does not have.
+#[test]
+fn the_usual_layouts_can_be_created() {
+    for level in Level::ALL {
+        check(&spec(level.md(), default_layout(level), &[20 * MIB; 4]));
     }
 }
 
