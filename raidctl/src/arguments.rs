@@ -113,6 +113,15 @@ Example:
         force: bool,
     },
 
+    /// Show in a minute what raidd is for: needs no root, no disks and no running daemon
+    ///
+    /// Starts a raidd of its own in a temporary folder, makes an array of files, writes data over NBD, fails a member
+    /// under that load, reads everything back and compares it. Exit status 1 if a single byte differs.
+    #[command(
+        after_help = "Example:\n  raidctl demo\n  raidctl demo --level 6 --size 256M --dir /var/tmp --keep"
+    )]
+    Demo(DemoOptions),
+
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  raidctl completions bash > /etc/bash_completion.d/raidctl")]
     Completions {
@@ -222,6 +231,38 @@ impl AssembleOptions {
             AssembleArray { name, uuid: self.uuid, force: self.force, read_only: self.read_only, devices };
         request.check()?;
         Ok(request)
+    }
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// Where to make the temporary folder [default: the system's]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Leave the folder with the members and the log in place
+    #[arg(long)]
+    pub keep: bool,
+    /// RAID level: 1, 4, 5, 6 or 10
+    #[arg(long, value_name = "L", default_value = "5", value_parser = ["1", "4", "5", "6", "10"])]
+    pub level: String,
+    /// Size of each member
+    #[arg(long, value_name = "S", default_value = "64M", value_parser = demo_size)]
+    pub size: u64,
+}
+
+/// The smallest member a demo makes: with less there is nothing to see.
+const DEMO_MEMBER_BYTES_MIN: u64 = 16 << 20;
+
+fn demo_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes if bytes < DEMO_MEMBER_BYTES_MIN => {
+            Err(format!("members of {text} are too small: give 16M at least"))
+        }
+        bytes if bytes % 4096 != 0 => {
+            Err(format!("members of {text} have no whole number of blocks: round it to 4K"))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -442,9 +483,18 @@ mod tests {
                 "fail",
                 "examine",
                 "zero-superblock",
+                "demo",
                 "completions",
                 "man"
             ]
         );
+    }
+
+    #[test]
+    fn demo_sizes_have_a_floor() {
+        assert!(usage_error(&["demo", "--size", "1M"]).contains("16M at least"));
+        assert!(usage_error(&["demo", "--size", "16777217"]).contains("round it"));
+        usage_error(&["demo", "--level", "0"]);
+        assert!(matches!(parse(&["demo"]), Command::Demo(options) if options.size == 64 << 20));
     }
 }

@@ -151,6 +151,7 @@ fn usage_errors_end_with_2() {
         &["fail", "vol0"],
         &["examine"],
         &["zero-superblock"],
+        &["demo", "--level", "0"],
         &["list", "--nonsense"],
         &["watch"],
     ] {
