@@ -51,7 +51,7 @@ Example:
 
     /// Start an array from the superblocks of its members, whoever made them: raidd, mdadm, the kernel
     #[command(
-        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] DEV...\n       raidctl assemble --scan",
+        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [DEV]...\n       raidctl assemble --scan",
         after_help = "\
 The first word is the NAME if it has no `/` in it and no file is called so.
 
@@ -202,14 +202,15 @@ pub struct AssembleOptions {
     /// Take only members of the array with this UUID
     #[arg(long, value_name = "U", value_parser = uuid)]
     uuid: Option<String>,
-    /// Start it although it is dirty and degraded, or although too few members are fresh
+    /// Start it although it is dirty and degraded; what was being written when it stopped may be wrong
     #[arg(long)]
     force: bool,
     /// Write nothing to any member
     #[arg(long)]
     read_only: bool,
-    /// The members; before them what to call the array [default: the name in its superblocks]
-    #[arg(value_name = "DEV", required_unless_present = "scan")]
+    /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
+    /// raidd has served before, by its name or --uuid
+    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"])]
     words: Vec<OsString>,
 }
 
@@ -450,7 +451,8 @@ mod tests {
         // A file of this package, where tests run.
         let request = assemble(&["assemble", "Cargo.toml"]).unwrap();
         assert_eq!((request.name, request.devices.len()), (None, 1));
-        assert!(assemble(&["assemble", "vol0"]).unwrap_err().contains("no devices"));
+        let request = assemble(&["assemble", "vol0"]).unwrap();
+        assert_eq!((request.name.as_deref(), request.devices.len()), (Some("vol0"), 0));
         usage_error(&["assemble"]);
         usage_error(&["assemble", "--scan", "/a"]);
         usage_error(&["assemble", "--uuid", "6f1c", "/a"]);
