@@ -146,7 +146,7 @@ fn usage_errors_end_with_2() {
         ],
         &["create", "bad name", "--level", "1", "/a", "/b"],
         &["create", "vol0", "--level", "1", "--chunk", "huge", "/a", "/b"],
-        &["assemble", "vol0"],
+        &["assemble"],
         &["stop"],
         &["fail", "vol0"],
         &["examine"],

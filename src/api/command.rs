@@ -333,10 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn assembling_needs_devices() {
+    fn assembling_needs_something_to_go_by() {
         let request = AssembleArray { devices: vec!["/dev/sda".to_owned()], ..AssembleArray::default() };
         assert_eq!(request.check(), Ok(()));
-        assert!(AssembleArray::default().check().unwrap_err().contains("no devices"));
+        assert!(AssembleArray::default().check().unwrap_err().contains("what to assemble"));
+        let by_name = AssembleArray { name: Some("vol0".to_owned()), ..AssembleArray::default() };
+        assert_eq!(by_name.check(), Ok(()));
         let bad = AssembleArray { uuid: Some("6f1c".to_owned()), ..request };
         assert!(bad.check().unwrap_err().contains("UUID"));
     }
