@@ -47,6 +47,20 @@ fn raid0(shape: &Shape) -> Vec<Vec<(usize, u64)>> {
     chunks
 }
 
+/// Sectors of an array of level 0, 1 or 10 of so many chunks: a RAID0 has the sum of its members, each without the bits
+/// that the chunk less one has.
+pub(super) fn copies_sectors(shape: &Shape, chunks: u64) -> u64 {
+    let chunk = shape.chunk.0;
+    match shape.level {
+        Level::Raid0 => {
+            let whole = shape.raid0_members.iter().map(|size| size.0 / chunk * chunk);
+            whole.map(|size| size - (size & (chunk - 1))).sum()
+        }
+        Level::Raid1 => chunks,
+        _ => chunks * chunk,
+    }
+}
+
 fn raid10(shape: &Shape) -> Vec<Vec<(usize, u64)>> {
     let n = u64::from(shape.slots);
     let near = u64::from(shape.layout & 0xff);

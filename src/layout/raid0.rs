@@ -6,6 +6,10 @@
 //! Linux changed from one to the other by accident (3.14), hence the field; arrays that are older than the field do not
 //! say which one they are, and if it makes a difference they are refused.
 //!
+//! With a chunk that is no power of two the array ends before its last zone does: Linux rounds each member down to the
+//! chunk, and for the array's size masks that with the chunk less one (raid0.c, `raid0_size`), as if it were one. What
+//! lies behind is not served, as the kernel does not serve it.
+//!
 //! Invariants:
 //! - The zones' array ranges follow one another without gap from 0, their member ranges likewise; none is empty.
 //! - Every member reaches to the end of each zone that it is in, and is in all zones that begin before its end.
@@ -39,6 +43,8 @@ pub(super) struct Raid0 {
     chunk: u64,
     original: bool,
     zones: Vec<Zone>,
+    /// Where the array ends: at the last zone's end, or before.
+    array: u64,
 }
 
 impl Raid0 {
@@ -68,12 +74,13 @@ impl Raid0 {
             0 => return Err(LayoutError::AmbiguousZones { zones: zones.len() }),
             layout => return Err(LayoutError::UnknownLayout { level: shape.level, layout }),
         };
-        Ok(Raid0 { chunk, original, zones })
+        let array = sizes.iter().map(|size| size & !(chunk - 1)).sum();
+        Ok(Raid0 { chunk, original, zones, array })
     }
 
     /// Sectors of the array.
     pub(super) fn array_sectors(&self) -> u64 {
-        self.zones.last().expect("at least one zone").array_end
+        self.array
     }
 
     /// Where an array sector lies, and how many follow it contiguously there.
@@ -94,7 +101,8 @@ impl Raid0 {
         let width = zone.slots.len() as u64;
         let (row, offset) = ((sector - zone.member_start) / self.chunk, sector % self.chunk);
         let turned = (position + width - self.turn(zone)) % width;
-        Some(zone.array_start + (row * width + turned) * self.chunk + offset)
+        let array = zone.array_start + (row * width + turned) * self.chunk + offset;
+        (array < self.array).then_some(array)
     }
 
     /// Whether no zone misses a member.

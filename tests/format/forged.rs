@@ -236,11 +236,15 @@ fn raid0_of_three_zones() {
             forged.data(slot, at, at + chunk).copy_from_slice(&bytes);
             expected.extend(bytes);
         }
+        // Where the chunk is no power of two the kernel ends the array a little earlier.
+        let ends: u64 = sizes.iter().map(|size| (size - size % chunk) & !(chunk - 1)).sum();
+        expected.truncate(ends as usize * 512);
         (0..4).for_each(|slot| forged.change(slot, |superblock| superblock.data_size = Sector(sizes[slot])));
         let what = format!("layout {layout}, chunk {chunk}");
         check(&forged.without(&[], 512), &expected, false, &what);
         (0..4).for_each(|slot| assert!(matches!(refusal(&forged.without(&[slot], 512)), Refusal::TooFew(_))));
         if chunk % 8 == 0 {
+            assert_eq!(ends % 8, 0);
             check(&forged.without(&[], 4096), &expected, false, &what);
         } else {
             assert!(refusal(&forged.without(&[], 4096)).to_string().contains("chunk"));

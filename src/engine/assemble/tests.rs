@@ -16,7 +16,7 @@ fn members_and_spares(level: i32, slots: usize, spares: usize) -> Vec<Superblock
     let layout = match level {
         0 => 1,
         10 => 0x102,
-        4 | 5 | 6 => 2,
+        4..=6 => 2,
         _ => 0,
     };
     let created = plan(&CreateSpec {
@@ -310,7 +310,7 @@ fn too_few_members_are_refused() {
                 }
                 match plainly(&set[..here]) {
                     Ok(start) => {
-                        assert!(missing <= spared && start.degraded == (missing > 0), "{level} {missing}")
+                        assert!(missing <= spared && start.degraded == (missing > 0), "{level} {missing}");
                     }
                     Err(Refusal::TooFew(_)) => assert!(missing > spared, "level {level} without {missing}"),
                     Err(refusal) => panic!("level {level} without {missing}: {refusal}"),
