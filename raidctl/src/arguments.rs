@@ -51,7 +51,7 @@ Example:
 
     /// Start an array from the superblocks of its members, whoever made them: raidd, mdadm, the kernel
     #[command(
-        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] DEV...\n       raidctl assemble --scan",
+        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [DEV]...\n       raidctl assemble --scan",
         after_help = "\
 The first word is the NAME if it has no `/` in it and no file is called so.
 
@@ -112,6 +112,15 @@ Example:
         #[arg(long)]
         force: bool,
     },
+
+    /// Show in a minute what raidd is for: needs no root, no disks and no running daemon
+    ///
+    /// Starts a raidd of its own in a temporary folder, makes an array of files, writes data over NBD, fails a member
+    /// under that load, reads everything back and compares it. Exit status 1 if a single byte differs.
+    #[command(
+        after_help = "Example:\n  raidctl demo\n  raidctl demo --level 6 --size 256M --dir /var/tmp --keep"
+    )]
+    Demo(DemoOptions),
 
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  raidctl completions bash > /etc/bash_completion.d/raidctl")]
@@ -193,14 +202,15 @@ pub struct AssembleOptions {
     /// Take only members of the array with this UUID
     #[arg(long, value_name = "U", value_parser = uuid)]
     uuid: Option<String>,
-    /// Start it although it is dirty and degraded, or although too few members are fresh
+    /// Start it although it is dirty and degraded; what was being written when it stopped may be wrong
     #[arg(long)]
     force: bool,
     /// Write nothing to any member
     #[arg(long)]
     read_only: bool,
-    /// The members; before them what to call the array [default: the name in its superblocks]
-    #[arg(value_name = "DEV", required_unless_present = "scan")]
+    /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
+    /// raidd has served before, by its name or --uuid
+    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"])]
     words: Vec<OsString>,
 }
 
@@ -222,6 +232,38 @@ impl AssembleOptions {
             AssembleArray { name, uuid: self.uuid, force: self.force, read_only: self.read_only, devices };
         request.check()?;
         Ok(request)
+    }
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// Where to make the temporary folder [default: the system's]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Leave the folder with the members and the log in place
+    #[arg(long)]
+    pub keep: bool,
+    /// RAID level: 1, 4, 5, 6 or 10
+    #[arg(long, value_name = "L", default_value = "5", value_parser = ["1", "4", "5", "6", "10"])]
+    pub level: String,
+    /// Size of each member
+    #[arg(long, value_name = "S", default_value = "64M", value_parser = demo_size)]
+    pub size: u64,
+}
+
+/// The smallest member a demo makes: with less there is nothing to see.
+const DEMO_MEMBER_BYTES_MIN: u64 = 16 << 20;
+
+fn demo_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes if bytes < DEMO_MEMBER_BYTES_MIN => {
+            Err(format!("members of {text} are too small: give 16M at least"))
+        }
+        bytes if bytes % 4096 != 0 => {
+            Err(format!("members of {text} have no whole number of blocks: round it to 4K"))
+        }
+        bytes => Ok(bytes),
     }
 }
 
@@ -409,7 +451,8 @@ mod tests {
         // A file of this package, where tests run.
         let request = assemble(&["assemble", "Cargo.toml"]).unwrap();
         assert_eq!((request.name, request.devices.len()), (None, 1));
-        assert!(assemble(&["assemble", "vol0"]).unwrap_err().contains("no devices"));
+        let request = assemble(&["assemble", "vol0"]).unwrap();
+        assert_eq!((request.name.as_deref(), request.devices.len()), (Some("vol0"), 0));
         usage_error(&["assemble"]);
         usage_error(&["assemble", "--scan", "/a"]);
         usage_error(&["assemble", "--uuid", "6f1c", "/a"]);
@@ -442,9 +485,18 @@ mod tests {
                 "fail",
                 "examine",
                 "zero-superblock",
+                "demo",
                 "completions",
                 "man"
             ]
         );
+    }
+
+    #[test]
+    fn demo_sizes_have_a_floor() {
+        assert!(usage_error(&["demo", "--size", "1M"]).contains("16M at least"));
+        assert!(usage_error(&["demo", "--size", "16777217"]).contains("round it"));
+        usage_error(&["demo", "--level", "0"]);
+        assert!(matches!(parse(&["demo"]), Command::Demo(options) if options.size == 64 << 20));
     }
 }

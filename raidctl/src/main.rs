@@ -4,10 +4,12 @@
 //! - `request`: one request to the daemon
 //! - `render`, `quantity`: arrays and numbers for people
 //! - `examine`, `member`: superblocks, without a daemon
+//! - `demo`: an array from nothing, broken and read back
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
 mod arguments;
+mod demo;
 mod examine;
 mod failure;
 mod manual;
@@ -65,6 +67,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Examine { devices } => examine_all(&devices, json),
         Command::ZeroSuperblock { devices, force } => zero_all(&devices, force),
+        Command::Demo(options) => demo::run(&options, &|report| {
+            if json { document(report) } else { output(report.text().as_bytes()) }
+        }),
         Command::Completions { shell } => output(&manual::completions(shell)),
         Command::Man => output(&manual::page().map_err(|error| Failure::output(&error))?),
     }

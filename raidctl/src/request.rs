@@ -90,6 +90,15 @@ impl Daemon {
         self.told(Method::POST, &format!("/v1/arrays/{}/fail", escaped(name)), Some(&body))
     }
 
+    /// Whether it is up.
+    pub fn is_up(&self) -> Result<bool, CallError> {
+        match self.ask(Method::GET, "/healthz", None::<&()>) {
+            Ok(_) => Ok(true),
+            Err(CallError::Absent(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn told<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -216,6 +225,7 @@ mod tests {
         let long = folder.path().join("x".repeat(200));
         for (socket, why) in [(folder.path().join("none"), "no such"), (relic, "relic"), (long, "too long")] {
             let daemon = Daemon::at(Some(socket)).unwrap();
+            assert!(!daemon.is_up().unwrap());
             let line = daemon.list().unwrap_err().line().unwrap();
             assert!(line.contains(why) && line.contains("start one with `raidd`"), "{line}");
         }

@@ -146,11 +146,12 @@ fn usage_errors_end_with_2() {
         ],
         &["create", "bad name", "--level", "1", "/a", "/b"],
         &["create", "vol0", "--level", "1", "--chunk", "huge", "/a", "/b"],
-        &["assemble", "vol0"],
+        &["assemble"],
         &["stop"],
         &["fail", "vol0"],
         &["examine"],
         &["zero-superblock"],
+        &["demo", "--level", "0"],
         &["list", "--nonsense"],
         &["watch"],
     ] {

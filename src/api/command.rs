@@ -100,13 +100,14 @@ pub struct AssembleArray {
     /// Only members of the array with this UUID; see [`parse_uuid`] for how it may be written.
     #[serde(default)]
     pub uuid: Option<String>,
-    /// Starts it although it is dirty and degraded, or although too few members are fresh.
+    /// Starts it although it is dirty and degraded.
     #[serde(default)]
     pub force: bool,
     /// Starts it so that nothing is written to any member.
     #[serde(default)]
     pub read_only: bool,
-    /// Paths of the members.
+    /// Paths of the members. None: the array is one that raidd knows by its name, or is looked for by its UUID.
+    #[serde(default)]
     pub devices: Vec<String>,
 }
 
@@ -215,8 +216,10 @@ impl AssembleArray {
         if let Some(uuid) = &self.uuid {
             parse_uuid(uuid)?;
         }
-        if self.devices.is_empty() {
-            return Err("no devices to assemble from: name the members, or scan for them".to_owned());
+        if self.devices.is_empty() && self.name.is_none() && self.uuid.is_none() {
+            return Err(
+                "nothing says what to assemble: name the members, the array or its UUID, or scan".to_owned()
+            );
         }
         check_paths(self.devices.iter())
     }
@@ -330,10 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn assembling_needs_devices() {
+    fn assembling_needs_something_to_go_by() {
         let request = AssembleArray { devices: vec!["/dev/sda".to_owned()], ..AssembleArray::default() };
         assert_eq!(request.check(), Ok(()));
-        assert!(AssembleArray::default().check().unwrap_err().contains("no devices"));
+        assert!(AssembleArray::default().check().unwrap_err().contains("what to assemble"));
+        let by_name = AssembleArray { name: Some("vol0".to_owned()), ..AssembleArray::default() };
+        assert_eq!(by_name.check(), Ok(()));
         let bad = AssembleArray { uuid: Some("6f1c".to_owned()), ..request };
         assert!(bad.check().unwrap_err().contains("UUID"));
     }

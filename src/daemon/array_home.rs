@@ -48,16 +48,14 @@ pub struct RemoteArray {
 }
 
 impl RemoteArray {
-    /// Runs `job` on the array where it lives.
+    /// Runs `job` on the array where it lives, as a task of its own: a connection that is dropped takes no write down
+    /// with it, which would leave its rows torn and unlocked.
     async fn there<T, F>(&self, job: impl FnOnce(Rc<DiskArray>) -> F + Send + 'static) -> Result<T, IoError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, IoError>> + 'static,
     {
         let id = self.id;
-        if self.home.is_current() {
-            return job(resident(id).ok_or(GONE)?).await;
-        }
         let answer = self.home.call(move || async move { job(resident(id).ok_or(GONE)?).await });
         answer.await.unwrap_or(Err(GONE))
     }

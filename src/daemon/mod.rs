@@ -7,6 +7,7 @@
 mod array_home;
 pub mod config;
 mod exports;
+mod members;
 mod operator;
 mod probe;
 mod registry;
@@ -41,6 +42,7 @@ const CLIENTS_LEAVE: Duration = Duration::from_secs(5);
 /// What went wrong at start, in one line; or that some array could not be stopped cleanly.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     start_logging(&config.log_filter)?;
+    abort_on_panic();
     // Before any thread is started, so that all of them leave these signals to us.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -105,6 +107,15 @@ fn start_logging(filter: &str) -> anyhow::Result<()> {
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let logger = logger.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     logger.try_init().map_err(|error| anyhow!("cannot log: {error}"))
+}
+
+/// A panic has found an impossible state: nothing may be done on top of it. Stopping is safe at any instant.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 type Threads = Vec<std::thread::JoinHandle<()>>;

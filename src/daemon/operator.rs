@@ -7,32 +7,25 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
 use super::config::NbdAddress;
 use super::exports::{Service, stop_clients};
+use super::members::{find_all, find_members, is_whole, open_for_create, open_members, plan_create};
 use super::probe;
 use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
 use crate::api::{
-    AssembleArray, BitmapChoice, Command, ConsistencyPolicy, CreateArray, Init, MISSING, Problem,
-    ProblemCode, Reply, Status, valid_name,
+    AssembleArray, Command, ConsistencyPolicy, CreateArray, Init, Problem, ProblemCode, Reply, Status,
+    valid_name,
 };
 use crate::control;
 use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
 use crate::layout::{Level, default_layout, parse_layout};
-use crate::md::create::{CreateSpec, Created, plan, set_name};
 use crate::md::{format_uuid, parse_uuid};
-use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, OpenOptions, OpenedDisk, runtime};
-use crate::units::Sector;
-
-/// Default chunk, mdadm's.
-const CHUNK_BYTES: u64 = 512 << 10;
-
-/// How long a member's lock is waited for: a daemon that was killed may still have writes in its ring.
-const WAIT_FOR_LOCK: Duration = Duration::from_secs(5);
+use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, runtime};
 
 /// How long a forced stop waits for clients to leave.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
@@ -50,17 +43,11 @@ pub struct Operator {
     waiting: Mutex<HashMap<String, String>>,
 }
 
-/// A disk that is to be a member, with its path as the operator wrote it.
-struct Candidate {
-    disk: OpenedDisk,
-    label: String,
-}
-
-fn problem(code: ProblemCode, detail: impl AsRef<str>) -> Problem {
+pub(super) fn problem(code: ProblemCode, detail: impl AsRef<str>) -> Problem {
     Problem::new(code, detail)
 }
 
-fn open_problem(error: &OpenError) -> Problem {
+pub(super) fn open_problem(error: &OpenError) -> Problem {
     let code = match error.kind {
         OpenErrorKind::InUse => ProblemCode::DeviceInUse,
         _ => ProblemCode::DeviceUnavailable,
@@ -558,222 +545,4 @@ async fn start_here(
     array.start();
     settle_in(id, array);
     Ok(())
-}
-
-/// Opens what is to become an array, and refuses what should not. Nothing is written but the allocation of files.
-fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Candidate>>, Problem> {
-    let slots = spec.devices.iter().map(|path| Some(path).filter(|path| *path != MISSING));
-    let all: Vec<Option<&String>> = slots.chain(spec.spares.iter().map(Some)).collect();
-    check_distinct(all.iter().copied().flatten())?;
-    let mut out = Vec::new();
-    for path in all {
-        let Some(path) = path else {
-            out.push(None);
-            continue;
-        };
-        let disk = OpenedDisk::open(Path::new(path), OpenOptions::default())
-            .map_err(|error| open_problem(&error))?;
-        if !spec.force
-            && let Some(what) = probe::contents(Path::new(path))
-                .map_err(|why| problem(ProblemCode::DeviceUnavailable, why))?
-        {
-            let why =
-                format!("{path} holds {what}, which would be lost: choose another device, or use --force");
-            return Err(problem(ProblemCode::DeviceNotEmpty, why));
-        }
-        out.push(Some(Candidate { disk, label: path.clone() }));
-    }
-    check_sizes(spec, level, out.iter().flatten())?;
-    for candidate in out.iter().flatten() {
-        // A filesystem that fills up later would fail all of its members at once.
-        if !candidate.disk.allocate().map_err(|error| open_problem(&error))? {
-            tracing::warn!(
-                member = candidate.label,
-                "its filesystem cannot reserve space; see that it does not fill up"
-            );
-        }
-    }
-    Ok(out)
-}
-
-fn check_distinct<'a>(paths: impl Iterator<Item = &'a String>) -> Result<(), Problem> {
-    let mut seen: HashMap<Identity, &String> = HashMap::new();
-    for path in paths {
-        let identity = Identity::of(Path::new(path)).map_err(|error| open_problem(&error))?;
-        if let Some(other) = seen.insert(identity, path) {
-            let why = format!("{other} and {path} are one and the same device: name each member once");
-            return Err(problem(ProblemCode::InvalidRequest, why));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses members of which much would lie idle, as that is more often a mistake than meant.
-fn check_sizes<'a>(
-    spec: &CreateArray,
-    level: Level,
-    members: impl Iterator<Item = &'a Candidate> + Clone,
-) -> Result<(), Problem> {
-    if spec.force || spec.size_bytes.is_some() || level == Level::Raid0 {
-        return Ok(());
-    }
-    let size = |candidate: &&Candidate| candidate.disk.info().size_bytes;
-    let (Some(small), Some(large)) = (members.clone().min_by_key(size), members.max_by_key(size)) else {
-        return Ok(());
-    };
-    if size(&large) / 2 >= size(&small).max(1) {
-        let why = format!(
-            "{} is more than twice as large as {} and most of it would lie idle: choose members of one size, give --size, \
-             or use --force",
-            large.label, small.label
-        );
-        return Err(problem(ProblemCode::DeviceUnsuitable, why));
-    }
-    Ok(())
-}
-
-/// The new array's metadata, and the devices that it goes to.
-fn plan_create(
-    spec: &CreateArray,
-    level: Level,
-    layout: u32,
-    candidates: Vec<Option<Candidate>>,
-) -> Result<(Created, Vec<Candidate>), Problem> {
-    let sectors = |candidate: &Option<Candidate>| {
-        candidate.as_ref().map(|candidate| Sector::floor(candidate.disk.info().size_bytes))
-    };
-    let (members, spares) = candidates.split_at(spec.devices.len());
-    let members: Vec<_> = members.iter().map(sectors).collect();
-    let missing = members.iter().any(Option::is_none);
-    let chunk_bytes = match level {
-        Level::Raid1 => 0,
-        _ => spec.chunk_bytes.unwrap_or(CHUNK_BYTES),
-    };
-    let whole_sectors = |bytes: u64, what: &str| {
-        if bytes.is_multiple_of(512) {
-            return Ok(Sector::floor(bytes));
-        }
-        let why = format!("{what} of {bytes} bytes is no whole number of sectors: use a multiple of 512");
-        Err(problem(ProblemCode::InvalidRequest, why))
-    };
-    let bitmap = match (spec.bitmap, spec.consistency_policy) {
-        (Some(choice), _) => choice == BitmapChoice::Internal,
-        (None, Some(policy)) => policy == ConsistencyPolicy::Bitmap,
-        (None, None) => level.is_redundant(),
-    };
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
-    let name = set_name(&host, &spec.name);
-    let plan_spec = CreateSpec {
-        name: &name,
-        level: level.md(),
-        layout,
-        chunk: whole_sectors(chunk_bytes, "a chunk")?,
-        spares: spares.iter().filter_map(sectors).collect(),
-        size: spec.size_bytes.map(Sector::floor),
-        bitmap,
-        ppl: false,
-        clean: spec.init != Init::Resync || (missing && level.parity_count() < 2),
-        set_uuid: uuid::Uuid::new_v4().into_bytes(),
-        device_uuids: candidates.iter().flatten().map(|_| uuid::Uuid::new_v4().into_bytes()).collect(),
-        wall_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        members,
-    };
-    let created = plan(&plan_spec)
-        .map_err(|error| problem(ProblemCode::DeviceUnsuitable, name_devices(&error, spec)))?;
-    Ok((created, candidates.into_iter().flatten().collect()))
-}
-
-/// The planner speaks of slots; people think of devices.
-fn name_devices(error: &crate::md::CreateError, spec: &CreateArray) -> String {
-    let text = error.to_string();
-    let devices = spec.devices.iter().enumerate().map(|(slot, path)| (format!("slot {slot}"), path));
-    let named = devices.filter(|(slot, _)| text.contains(slot.as_str()));
-    match named.map(|(_, path)| path).next_back() {
-        Some(path) => format!("{path}: {text}"),
-        None => text,
-    }
-}
-
-/// Opens the members of an array. `strict`: all of them must be usable; otherwise those that are not are passed over.
-fn open_members(
-    paths: &[PathBuf],
-    uuid: Option<[u8; 16]>,
-    strict: bool,
-    read_only: bool,
-) -> Result<Vec<Candidate>, Problem> {
-    let mut seen: HashMap<Identity, &PathBuf> = HashMap::new();
-    let mut out = Vec::new();
-    for path in paths {
-        if let Some(uuid) = uuid
-            && probe::superblock(path).is_none_or(|superblock| superblock.set_uuid != uuid)
-        {
-            if strict {
-                let why =
-                    format!("{} is no member of array {}: leave it out", path.display(), format_uuid(&uuid));
-                return Err(problem(ProblemCode::MembersDisagree, why));
-            }
-            continue;
-        }
-        let options = OpenOptions { read_only, exclusive: true, wait_for_lock: WAIT_FOR_LOCK };
-        let identity = Identity::of(path).map_err(|error| open_problem(&error))?;
-        if let Some(other) = seen.insert(identity, path) {
-            if !strict {
-                continue;
-            }
-            let (a, b) = (other.display(), path.display());
-            let why = format!("{a} and {b} are one and the same device: name each member once");
-            return Err(problem(ProblemCode::InvalidRequest, why));
-        }
-        match OpenedDisk::open(path, options) {
-            Ok(disk) => out.push(Candidate { disk, label: path.display().to_string() }),
-            Err(error) if strict => return Err(open_problem(&error)),
-            Err(error) => tracing::warn!(%error, "member left out"),
-        }
-    }
-    Ok(out)
-}
-
-/// Where the members of an array are: where they were last seen, and else wherever a block device says so.
-fn find_members(uuid: &[u8; 16], last_seen: &[String]) -> Vec<PathBuf> {
-    let is_member =
-        |path: &PathBuf| probe::superblock(path).is_some_and(|superblock| superblock.set_uuid == *uuid);
-    let known: Vec<_> = last_seen.iter().map(PathBuf::from).filter(is_member).collect();
-    if known.len() == last_seen.len() && !known.is_empty() {
-        return known;
-    }
-    let mut all = known;
-    let mut seen: Vec<_> = all.iter().filter_map(|path| Identity::of(path).ok()).collect();
-    for path in probe::block_devices().into_iter().filter(is_member) {
-        let Ok(identity) = Identity::of(&path) else { continue };
-        if !seen.contains(&identity) {
-            seen.push(identity);
-            all.push(path);
-        }
-    }
-    all
-}
-
-/// Every array of which there is a member, and where its members are.
-fn find_all(known: &[String]) -> HashMap<[u8; 16], Vec<PathBuf>> {
-    let mut out: HashMap<[u8; 16], Vec<PathBuf>> = HashMap::new();
-    let mut seen = Vec::new();
-    for path in known.iter().map(PathBuf::from).chain(probe::block_devices()) {
-        let Some(superblock) = probe::superblock(&path) else { continue };
-        let Ok(identity) = Identity::of(&path) else { continue };
-        if !seen.contains(&identity) {
-            seen.push(identity);
-            out.entry(superblock.set_uuid).or_default().push(path);
-        }
-    }
-    out
-}
-
-/// Whether these are all the members that the freshest of them calls active.
-fn is_whole(paths: &[PathBuf]) -> bool {
-    let superblocks: Vec<_> = paths.iter().filter_map(|path| probe::superblock(path)).collect();
-    let holders = superblocks.iter().filter(|superblock| superblock.role().slot().is_some());
-    let Some(truth) = holders.clone().max_by_key(|superblock| superblock.events) else { return false };
-    let expected = truth.dev_roles.iter().filter(|role| role.slot().is_some()).count();
-    let here = holders.filter(|superblock| truth.role_of(superblock.dev_number).slot().is_some()).count();
-    here >= expected
 }

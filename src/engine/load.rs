@@ -1,6 +1,6 @@
 //! Reading what is on a member before it is known whether it belongs to an array. Nothing is written here.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::bitmap::bitmap_offset_bytes;
@@ -22,7 +22,7 @@ pub struct Found<D> {
     /// Its partial parity log, where the array has one.
     pub(super) ppl_log: Vec<u8>,
     /// Sectors of parity that the log says better.
-    pub(super) replayed: HashMap<u64, [u8; SECTOR_BYTES as usize]>,
+    pub(super) replayed: BTreeMap<u64, [u8; SECTOR_BYTES as usize]>,
 }
 
 /// Reads a device's metadata. Refuses what has none, what is damaged, and what uses features that raidd cannot serve.
@@ -51,7 +51,7 @@ pub async fn load<D: Device>(device: D, label: String, pool: &Pool) -> Result<Fo
         superblock,
         bad: Vec::new(),
         ppl_log: Vec::new(),
-        replayed: HashMap::new(),
+        replayed: BTreeMap::new(),
     };
     found.load_bad_blocks(pool).await?;
     found.check_bitmap(pool).await?;

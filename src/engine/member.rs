@@ -1,7 +1,7 @@
 //! A member: a device, what its superblock says of it, and which of its rows may be believed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -40,7 +40,7 @@ pub(super) struct Member<D> {
     /// Rows it is known not to hold, from its bad-block log; sectors of the data area.
     pub bad: Vec<Range<u64>>,
     /// Sectors that read differently from what the disk says: parity replayed from a partial parity log.
-    pub replayed: RefCell<HashMap<u64, [u8; SECTOR_BYTES as usize]>>,
+    pub replayed: RefCell<BTreeMap<u64, [u8; SECTOR_BYTES as usize]>>,
     pub read_errors: Cell<u64>,
     pub write_errors: Cell<u64>,
 }

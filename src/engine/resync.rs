@@ -57,8 +57,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.mark_bitmap_stale().await?;
         }
         tracing::info!(array = self.name(), "resync started");
-        loop {
-            let Some((cursor, checkpoint, end)) = self.resync_place() else { break };
+        while let Some((cursor, checkpoint, end)) = self.resync_place() {
             if cursor == end {
                 self.state.borrow_mut().resync = None;
                 break;

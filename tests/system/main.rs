@@ -1,0 +1,14 @@
+//! The real daemon on real rings, spoken to by the real raidctl and by other people's NBD clients.
+//!
+//! Each test has a daemon, a folder and disks of its own, and leaves nothing behind, also when it fails. A test that
+//! lacks a tool or a right prints a line `SKIPPED: why` and ends.
+
+mod bad_input;
+mod clients;
+mod disks;
+mod filesystem;
+mod harness;
+mod members;
+mod mounted;
+mod restart;
+mod verify_fio;
