@@ -5,6 +5,7 @@
 
 mod disk;
 mod rounds;
+
 mod setup;
 mod verify;
 mod world;
