@@ -57,9 +57,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.mark_bitmap_stale().await?;
         }
         tracing::info!(array = self.name(), "resync started");
-        loop {
-            let Some((cursor, checkpoint, end)) = self.resync_place() else { break };
+        while let Some((cursor, checkpoint, end)) = self.resync_place() {
             if cursor == end {
+                // Nobody may write that nothing awaits resync before what was done for it is durable.
+                self.flush_members().await?;
                 self.state.borrow_mut().resync = None;
                 break;
             }

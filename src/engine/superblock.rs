@@ -229,14 +229,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Clean in two phases (law 2): all members flushed, then, if nobody has written meanwhile, the superblocks.
     /// Does nothing while somebody writes or rows are suspect.
     pub(super) async fn go_clean(&self) -> Result<(), IoError> {
+        // A stop waits for this to end, and does the rest itself.
+        let Ok(_busy) = self.enter(true) else { return Ok(()) };
         let may_be_clean =
             |state: &State| state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty();
-        let writes = {
+        let (writes, cursor) = {
             let state = self.state.borrow();
             if !may_be_clean(&state) {
                 return Ok(());
             }
-            state.writes
+            (state.writes, state.resync.as_ref().map(|resync| resync.cursor))
         };
         self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
@@ -247,8 +249,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             // From here on a write waits for the lane, and marks the array dirty again behind us.
             state.phase = Phase::Clean;
-            if let Some(resync) = &mut state.resync {
-                resync.checkpoint = resync.cursor;
+            // As far as it had come when the flush began: a resync does not stand still meanwhile.
+            if let (Some(resync), Some(cursor)) = (&mut state.resync, cursor) {
+                resync.checkpoint = resync.checkpoint.max(cursor);
             }
         }
         self.write_generation(false).await
