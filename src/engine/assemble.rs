@@ -108,6 +108,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 events: truth.events,
                 wanted: 0,
                 written: 0,
+                recorded: None,
                 bitmap_is_stale: false,
                 settling: false,
                 flush_lost: false,
@@ -122,6 +123,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         };
         let resync = start.resync.map(|(from, trust)| array.resync_from(from, trust));
         array.state.get_mut().resync = resync;
+        let recorded = if options.fresh { truth.resync_offset } else { array.resync_offset(false) };
+        array.state.get_mut().recorded = Some(recorded);
         array
     }))
 }

@@ -6,6 +6,7 @@
 mod crashes;
 mod disk;
 mod rounds;
+mod scenarios;
 
 mod setup;
 mod verify;
