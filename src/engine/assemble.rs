@@ -24,7 +24,7 @@ use super::ranges::RowSet;
 use super::state::{Phase, State};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
-use crate::md::{Features, Role, Superblock, format_uuid};
+use crate::md::{Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock, format_uuid};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
 /// What the operator wants of an assembly.
@@ -66,6 +66,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let shape = shape_of(&truth, &seating, &found)?;
     let geometry = Geometry::new(&shape)?;
     check_room(&geometry, &seating, &found)?;
+    let block_bytes = check_blocks(&shape, &geometry, &seating, &found)?;
     let start = decide(&truth, &geometry, &seating, &found, options)?;
     if truth.has_ppl() && !truth.is_clean() {
         ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await?;
@@ -84,9 +85,6 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     });
     let seats: Vec<Seat<D>> = seats.collect();
     let spares: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
-    let devices = seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten().chain(&spares);
-    let block_bytes = devices.map(|member| u64::from(member.device.info().read_block_bytes)).max();
-    let block_bytes = block_bytes.unwrap_or(SECTOR_BYTES).max(SECTOR_BYTES);
     let name = options.name.clone().unwrap_or_else(|| truth.name());
     Ok(Rc::new_cyclic(|weak| {
         let mut array = Array {
@@ -220,6 +218,10 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
             }
         }
         Role::Active(slot) => seating.left_out.push((index, format!("there is no slot {slot}"))),
+        _ if superblock.dev_number as usize >= truth.dev_roles.len() => {
+            let why = format!("the others have no entry for its number, {}", superblock.dev_number);
+            seating.left_out.push((index, why));
+        }
         Role::Faulty => seating.left_out.push((index, "the others say that it is faulty".into())),
         Role::Spare if superblock.role().slot().is_some() => {
             seating.left_out.push((index, "the others say that it was removed".into()));
@@ -331,6 +333,46 @@ fn check_room<D>(geometry: &Geometry, seating: &Seating, found: &[Found<D>]) -> 
     Ok(())
 }
 
+/// Everything must begin and end where blocks of all the members do, the superblock's place included. Says how large
+/// those blocks are.
+fn check_blocks<D: Device>(
+    shape: &Shape,
+    geometry: &Geometry,
+    seating: &Seating,
+    found: &[Found<D>],
+) -> Result<u64, Refusal> {
+    let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
+    let all = seated.chain(seating.spares.iter().copied()).map(|index| &found[index]);
+    let block = all.clone().map(|member| u64::from(member.device.info().read_block_bytes)).max();
+    let block = block.unwrap_or(SECTOR_BYTES).max(SECTOR_BYTES);
+    let chunk = if shape.level == Level::Raid1 { 0 } else { shape.chunk.bytes() };
+    if !(chunk | geometry.array_sectors().bytes()).is_multiple_of(block) {
+        return Err(Refusal::BadSet(format!(
+            "the array's chunks of {chunk} bytes or its {} sectors do not fit members with blocks of {block} bytes; it \
+             was made on others, copy its members there",
+            geometry.array_sectors()
+        )));
+    }
+    let roles = all.clone().map(|m| m.superblock.dev_roles.len().max(m.superblock.dev_number as usize + 1));
+    let roles = roles.max().unwrap_or(0);
+    for member in all {
+        let superblock = &member.superblock;
+        // As it will be written: with room for everybody's role, in whole blocks.
+        let mut largest = superblock.clone();
+        largest.dev_roles.resize(roles, Role::Spare);
+        let end = SUPERBLOCK_OFFSET_BYTES + (largest.encode().len() as u64).next_multiple_of(block);
+        let places = [Some(superblock.data_offset), superblock.bitmap_sector()];
+        if places.iter().flatten().any(|at| at.bytes() < end || !at.bytes().is_multiple_of(block)) {
+            let why = format!(
+                "its data or its bitmap begin in the middle of a block of {block} bytes or within the superblock; it was \
+                 made on another kind of device"
+            );
+            return Err(Refusal::BadMember { member: member.label.clone(), why });
+        }
+    }
+    Ok(block)
+}
+
 /// How the array starts.
 struct Start {
     read_only: Option<String>,
@@ -382,10 +424,14 @@ fn decide<D: Device>(
                 array = name,
                 "dirty and degraded, started by force: what was being written may be wrong"
             );
-        } else {
-            let trust = if options.fresh { Trust::Initial } else { Trust::Unclean };
-            resync = Some((resync_offset, trust));
         }
+        // Whose redundancy is all used up has nothing that could disagree with the rest.
+        let redundant = match geometry {
+            Geometry::Parity(parity) => slots - present < parity.parity_count(),
+            Geometry::Copies(_) => true,
+        };
+        let trust = if options.fresh || degraded && parity { Trust::Initial } else { Trust::Unclean };
+        resync = redundant.then_some((resync_offset, trust));
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
     Ok(Start { read_only, resync })

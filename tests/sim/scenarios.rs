@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use raidd::engine::{AssembleOptions, MemberState, Phase, Refusal};
 use raidd::io::{Clock, Device, Fua, Spawn};
+use raidd::md::Superblock;
 
 use crate::disk::Platter;
 use crate::rounds::Client;
@@ -12,6 +13,7 @@ use crate::world::World;
 
 const RAID1_OF_4: Shape = shape(1, 0, 0, 4, 3);
 const RAID5: Shape = shape(5, 2, 4, 4, 1);
+const RAID6: Shape = shape(6, 2, 4, 5, 2);
 
 /// What lies before the data: superblock and bitmap.
 const METADATA_BYTES: u64 = 64 << 10;
@@ -77,6 +79,38 @@ fn a_failure_that_is_recorded_while_the_array_stops_leaves_it_clean() {
 }
 
 #[test]
+fn what_is_written_after_a_forced_start_survives_the_next_failure() {
+    play(async |world| {
+        let disks = platters(&RAID6, 1);
+        let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+        // Killed before its first resync came anywhere: parity is anything.
+        drop(create_array(&world, &RAID6, &some, 512, false, false).await.unwrap());
+        let disks: Vec<_> = disks.iter().map(Platter::copy).collect();
+        let options = AssembleOptions { force: true, ..Default::default() };
+        let array = assemble_array(&world, &disks[1..], 512, options).await.unwrap();
+        let mut client = Client::new(array, &world);
+        let mut written = Vec::new();
+        for _ in 0..8 {
+            let start = world.random(client.bytes.len() as u64 - 2000) as usize;
+            client.write(start, 2000, Fua::No).await.unwrap();
+            written.push(start..start + 2000);
+        }
+        if world.random(2) == 0 {
+            client.until_synced().await;
+        }
+        client.array.fail(&format!("disk{}", world.random(4))).await.unwrap();
+        for range in written {
+            let edges = range.start / 512 * 512..range.end.next_multiple_of(512);
+            let pool = raidd::io::Pool::new(1 << 20).unwrap();
+            let buf = pool.alloc(edges.len()).await;
+            let got = client.array.read(edges.start as u64, buf).await.unwrap();
+            let got = &got[range.start - edges.start..][..range.len()];
+            assert!(*got == client.bytes[range], "what was written is lost");
+        }
+    });
+}
+
+#[test]
 fn a_generation_that_was_given_up_does_not_outrank_those_who_went_on() {
     play(async |world| {
         let (disks, mut client) = clean_array(&world, &RAID1_OF_4).await;
@@ -98,6 +132,55 @@ fn a_generation_that_was_given_up_does_not_outrank_those_who_went_on() {
     });
 }
 
+/// Changes the superblock of a disk.
+fn forge(disk: &Platter, change: impl Fn(&mut Superblock)) {
+    let mut superblock = Superblock::parse(&disk.bytes.borrow()[4096..8192]).unwrap();
+    change(&mut superblock);
+    let bytes = superblock.encode();
+    disk.bytes.borrow_mut()[4096..4096 + bytes.len()].copy_from_slice(&bytes);
+}
+
+#[test]
+fn a_spare_with_an_impossible_number_is_left_out() {
+    play(async |world| {
+        let (disks, client) = clean_array(&world, &RAID5).await;
+        client.array.stop().await.unwrap();
+        let mut disks: Vec<_> = disks.iter().map(Platter::copy).collect();
+        disks.push(disks[0].copy());
+        forge(&disks[4], |superblock| {
+            (superblock.dev_number, superblock.device_uuid) = (u32::MAX - 1, [99; 16]);
+        });
+        let mut again = assemble_all(&world, &disks, client.bytes).await.unwrap();
+        assert!(again.array.status().spares.is_empty());
+        again.write(0, 100, Fua::No).await.unwrap();
+        again.check_all().await;
+    });
+}
+
+#[test]
+fn an_array_that_ends_in_mid_block_is_refused() {
+    play(async |world| {
+        let (disks, client) = clean_array(&world, &RAID1_OF_4).await;
+        client.array.stop().await.unwrap();
+        disks.iter().for_each(|disk| forge(disk, |superblock| superblock.size.0 -= 1));
+        let refused = assemble_array(&world, &disks, 4096, AssembleOptions::default()).await;
+        assert!(matches!(refused, Err(Refusal::BadSet(_))));
+        assemble_array(&world, &disks, 512, AssembleOptions::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_new_array_without_any_redundancy_left_starts_again() {
+    play(async |world| {
+        let disks = platters(&RAID6, 1);
+        let some = disks.iter().enumerate().map(|(i, disk)| (i > 1).then(|| disk.clone()));
+        let some: Vec<_> = some.collect();
+        let array = create_array(&world, &RAID6, &some, 512, false, false).await.unwrap();
+        array.stop().await.unwrap();
+        assemble_array(&world, &disks[2..], 512, AssembleOptions::default()).await.unwrap();
+    });
+}
+
 #[test]
 fn a_read_only_array_whose_flush_fails_is_left_as_it_is() {
     play(async |world| {
@@ -113,4 +196,28 @@ fn a_read_only_array_whose_flush_fails_is_left_as_it_is() {
         assert!(array.stop().await.is_err());
         assert!(*disks[0].bytes.borrow() == before, "a superblock was written");
     });
+}
+
+#[test]
+fn many_members_do_not_use_up_the_memory() {
+    let shapes = [(1, 0, 0, 100), (5, 2, 64, 40), (6, 2, 64, 40), (10, 0x102, 64, 60)];
+    for (level, layout, chunk_kib, slots) in shapes {
+        let shape = shape(level, layout, chunk_kib, slots, 1);
+        let world = World::new(1);
+        let inside = world.clone();
+        world.run(async move {
+            let (_, mut client) = clean_array(&inside, &shape).await;
+            for _ in 0..10 {
+                client.step().await;
+                client.burst().await;
+            }
+            client.array.fail("disk7").await.unwrap();
+            for _ in 0..5 {
+                client.step().await;
+                client.burst().await;
+            }
+            client.check_all().await;
+            client.array.stop().await.unwrap();
+        });
+    }
 }
