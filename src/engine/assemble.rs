@@ -113,6 +113,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 events: truth.events,
                 wanted: 0,
                 written: 0,
+                recorded: None,
                 bitmap_is_stale: false,
                 settling: false,
                 flush_lost: false,
@@ -127,6 +128,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         };
         let resync = start.resync.map(|(from, trust)| array.resync_from(from, trust));
         array.state.get_mut().resync = resync;
+        let recorded = if options.fresh { truth.resync_offset } else { array.resync_offset(false) };
+        array.state.get_mut().recorded = Some(recorded);
         array
     }))
 }
@@ -243,6 +246,10 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
             }
         }
         Role::Active(slot) => seating.left_out.push((index, format!("there is no slot {slot}"))),
+        _ if superblock.dev_number as usize >= truth.dev_roles.len() => {
+            let why = format!("the others have no entry for its number, {}", superblock.dev_number);
+            seating.left_out.push((index, why));
+        }
         Role::Faulty => seating.left_out.push((index, "the others say that it is faulty".into())),
         Role::Spare if superblock.role().slot().is_some() => {
             seating.left_out.push((index, "the others say that it was removed".into()));
@@ -425,10 +432,14 @@ fn decide<D: Device>(
                 array = name,
                 "dirty and degraded, started by force: what was being written may be wrong"
             );
-        } else {
-            let trust = if options.fresh { Trust::Initial } else { Trust::Unclean };
-            resync = Some((resync_offset, trust));
         }
+        // Whose redundancy is all used up has nothing that could disagree with the rest.
+        let redundant = match geometry {
+            Geometry::Parity(parity) => slots - present < parity.parity_count(),
+            Geometry::Copies(_) => true,
+        };
+        let trust = if options.fresh || degraded && parity { Trust::Initial } else { Trust::Unclean };
+        resync = redundant.then_some((resync_offset, trust));
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
     let replay = truth.has_ppl() && resync_offset != Sector::MAX;

@@ -17,7 +17,8 @@ pub(super) enum Trust {
     Consistent,
     /// The array is new and its first resync has not come here. Rows never written hold anything; rows written since
     /// are consistent, for parity is always made from all data here. So missing data may be worked out, but parity may
-    /// not be modified.
+    /// not be modified. The same goes for an array that was started by force: its operator takes missing data for what
+    /// parity makes of it, and what is written from then on is safe.
     Initial,
     /// A crash or a failed write may have left these rows torn: nothing may be worked out from their parity.
     Unclean,

@@ -59,6 +59,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         tracing::info!(array = self.name(), "resync started");
         while let Some((cursor, checkpoint, end)) = self.resync_place() {
             if cursor == end {
+                // Nobody may write that nothing awaits resync before what was done for it is durable.
+                self.flush_members().await?;
                 self.state.borrow_mut().resync = None;
                 break;
             }

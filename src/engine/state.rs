@@ -74,6 +74,9 @@ pub(super) struct State {
     /// Counts changes that must reach the superblocks, and how many of them have.
     pub wanted: u64,
     pub written: u64,
+    /// The resync_offset that the superblocks carry; none while a generation is being written, or after one was given
+    /// up half-way.
+    pub recorded: Option<Sector>,
     pub bitmap_is_stale: bool,
     /// The task that marks an idle array clean is running.
     pub settling: bool,
@@ -186,7 +189,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn stop_writing(&self, why: &str) {
         let mut state = self.state.borrow_mut();
         tracing::error!(array = self.name(), why, "the array is read-only now");
-        state.phase = Phase::ReadOnly;
+        if state.phase != Phase::Stopped {
+            state.phase = Phase::ReadOnly;
+        }
         state.read_only = Some(why.to_owned());
     }
 
@@ -212,6 +217,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 format!("{}: the array is read-only; its members' states cannot be changed", self.name());
             return Err(super::Refusal::NotNow(why));
         }
+        // Counted, so that no superblock is written behind the last one of a stop.
+        let _busy =
+            self.enter(true).map_err(|error| super::Refusal::NotNow(format!("{}: {error}", self.name())))?;
         match member.state.get() {
             MemberState::Faulty => return Ok(()),
             MemberState::InSync if !self.can_fail(member.slot.expect("a member in sync has a slot")) => {

@@ -5,6 +5,8 @@
 //! - All live members are written in parallel and waited for, in one lane; so their event counts are never more than one
 //!   apart, whenever a crash comes.
 //! - The event count only rises, and only when all survivors have taken it.
+//! - A generation that was given up half-way is followed by two: whoever took the first and has failed since must not
+//!   be as fresh as those who say so.
 //! - Between the last look at who is writing and the first "clean" that is written there is no await.
 //! - A member that cannot take its superblock fails, and the others are written again; the last usable copy is never
 //!   failed, the array goes read-only instead.
@@ -86,6 +88,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Writes one generation of superblocks to all live members, again without those that fail, until all have it.
     /// The caller holds the lane.
     pub(super) async fn write_generation(&self, active: bool) -> Result<(), IoError> {
+        let mut torn = self.state.borrow_mut().recorded.take().is_none();
         loop {
             let (generation, events) = {
                 let state = self.state.borrow();
@@ -101,6 +104,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 let mut state = self.state.borrow_mut();
                 state.events = events;
                 state.written = state.written.max(generation);
+                if std::mem::take(&mut torn) {
+                    continue;
+                }
+                state.recorded = Some(resync_offset);
                 return Ok(());
             }
             // Whoever got this generation has it; the next one says who did not.
@@ -178,9 +185,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let members = self.live_members();
         let results = join_all(members.iter().map(|member| member.flush())).await;
         let mut lost = None;
+        let read_only = self.state.borrow().read_only.is_some();
         for (member, result) in members.iter().zip(results) {
             let Err(error) = result else { continue };
             match member.slot {
+                _ if read_only => {
+                    // Nobody's state is changed any more, as that would have to be written.
+                    self.state.borrow_mut().flush_lost = true;
+                    lost = Some(error);
+                }
                 Some(slot) if member.in_sync() && !self.can_fail(slot) => {
                     // A failed flush is never retried into success: what it covered may be gone.
                     self.stop_writing("the last usable copy could not be flushed");
@@ -229,14 +242,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Clean in two phases (law 2): all members flushed, then, if nobody has written meanwhile, the superblocks.
     /// Does nothing while somebody writes or rows are suspect.
     pub(super) async fn go_clean(&self) -> Result<(), IoError> {
+        // A stop waits for this to end, and does the rest itself.
+        let Ok(_busy) = self.enter(true) else { return Ok(()) };
         let may_be_clean =
             |state: &State| state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty();
-        let writes = {
+        let (writes, cursor) = {
             let state = self.state.borrow();
             if !may_be_clean(&state) {
                 return Ok(());
             }
-            state.writes
+            (state.writes, state.resync.as_ref().map(|resync| resync.cursor))
         };
         self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
@@ -247,8 +262,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             // From here on a write waits for the lane, and marks the array dirty again behind us.
             state.phase = Phase::Clean;
-            if let Some(resync) = &mut state.resync {
-                resync.checkpoint = resync.cursor;
+            // As far as it had come when the flush began: a resync does not stand still meanwhile.
+            if let (Some(resync), Some(cursor)) = (&mut state.resync, cursor) {
+                resync.checkpoint = resync.checkpoint.max(cursor);
             }
         }
         self.write_generation(false).await
@@ -278,21 +294,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.end_resync_task().await;
         self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
-        let (clean, moved) = {
-            let mut state = self.state.borrow_mut();
-            let cursor = state.resync.as_mut().map(|resync| {
-                let moved = resync.checkpoint != resync.cursor;
-                resync.checkpoint = resync.cursor;
-                moved
-            });
-            (state.suspect.is_empty(), cursor.unwrap_or(false))
-        };
-        let changed = was == Phase::Active || moved;
+        if let Some(resync) = &mut self.state.borrow_mut().resync {
+            resync.checkpoint = resync.cursor;
+        }
+        // A failure that was recorded on the way here has made the superblocks say dirty, whatever they said before.
+        let recorded = self.state.borrow().recorded;
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || !changed
-            || !clean
+            || recorded == Some(self.resync_offset(false))
         {
             return Ok(());
         }

@@ -38,7 +38,7 @@ impl Client {
     }
 
     /// A range of any bytes, mostly small, sometimes several stripes.
-    fn range(&self) -> (usize, usize) {
+    pub fn range(&self) -> (usize, usize) {
         let size = self.bytes.len() as u64;
         let start = self.world.random(size);
         let most = match self.world.random(4) {
@@ -56,7 +56,7 @@ impl Client {
     }
 
     /// Payload as a session hands it over: in step with the offset, in several slices.
-    fn payload(&self, start: usize, len: usize) -> (Vec<u8>, Vec<Slice>) {
+    pub fn payload(&self, start: usize, len: usize) -> (Vec<u8>, Vec<Slice>) {
         let mut random = crate::world::Random::new(self.world.random(u64::MAX));
         let bytes: Vec<u8> =
             (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(len).collect();
@@ -77,7 +77,7 @@ impl Client {
         (bytes, slices)
     }
 
-    async fn write(&mut self, start: usize, len: usize, fua: Fua) -> Result<(), IoErrorKind> {
+    pub async fn write(&mut self, start: usize, len: usize, fua: Fua) -> Result<(), IoErrorKind> {
         let (bytes, slices) = self.payload(start, len);
         let result = self.array.write(start as u64, slices, fua).await;
         if result.is_ok() {
@@ -394,7 +394,7 @@ fn killed(seed: u64, shape: Shape) {
 
 impl Client {
     /// Takes what is there for true in ranges whose writes were never answered, block by block as they are read.
-    async fn learn(&mut self, ranges: &[std::ops::Range<usize>]) {
+    pub async fn learn(&mut self, ranges: &[std::ops::Range<usize>]) {
         for range in ranges {
             let (first, end) = (range.start / 512 * 512, range.end.next_multiple_of(512));
             let buf = self.pool.alloc(end - first).await;

@@ -22,7 +22,7 @@ pub struct Shape {
     pub spare_slots: usize,
 }
 
-const fn shape(level: i32, layout: u32, chunk_kib: u64, slots: usize, spare_slots: usize) -> Shape {
+pub const fn shape(level: i32, layout: u32, chunk_kib: u64, slots: usize, spare_slots: usize) -> Shape {
     Shape { level, layout, chunk_kib, slots, spare_slots }
 }
 

@@ -108,7 +108,7 @@ fn raid10_copies(model: &Model, number: usize) -> Vec<(usize, usize)> {
 }
 
 impl Model {
-    /// Takes the members whose own superblock gives them a slot and that are as fresh as the freshest.
+    /// Takes the members that are at most one event behind the freshest and to which its table gives a slot.
     pub fn of(platters: &[Platter]) -> Model {
         let parsed = platters.iter().filter_map(|platter| {
             let bytes = platter.bytes.borrow();
@@ -119,7 +119,9 @@ impl Model {
             parsed.iter().max_by_key(|(superblock, _)| superblock.events).expect("a member").0.clone();
         let slots = truth.raid_disks as usize;
         let mut data = vec![None; slots];
-        for (superblock, bytes) in parsed.iter().filter(|(superblock, _)| superblock.events == truth.events) {
+        for (superblock, bytes) in
+            parsed.iter().filter(|(superblock, _)| superblock.events.0 + 1 >= truth.events.0)
+        {
             if let Some(slot) = truth.role_of(superblock.dev_number).slot() {
                 let start = superblock.data_offset.bytes() as usize;
                 let len = superblock.data_size.bytes() as usize;

@@ -53,6 +53,9 @@ struct Inner {
     ready: Arc<Mutex<Vec<u64>>>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     next_timer: Cell<u64>,
+    /// How many more changes of the disks are let through before everything stops where it is.
+    changes_left: Cell<u64>,
+    slowness: Cell<u64>,
 }
 
 struct TaskWaker {
@@ -79,7 +82,35 @@ impl World {
             ready: Arc::default(),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
+            changes_left: Cell::new(u64::MAX),
+            slowness: Cell::new(1),
         }))
+    }
+
+    /// Disks take so many times as long as usual.
+    pub fn slow_disks(&self, slowness: u64) {
+        self.0.slowness.set(slowness);
+    }
+
+    pub fn slowness(&self) -> u64 {
+        self.0.slowness.get()
+    }
+
+    /// Everything stops before the disks change for the `changes`-th time from now.
+    pub fn crash_after(&self, changes: u64) {
+        self.0.changes_left.set(changes);
+    }
+
+    /// Disks come by here before every change. They do not come back if it is the one to crash at.
+    pub async fn crash_point(&self) {
+        if self.0.changes_left.get() == 0 {
+            std::future::pending::<()>().await;
+        }
+        self.0.changes_left.set(self.0.changes_left.get() - 1);
+    }
+
+    fn crashed(&self) -> bool {
+        self.0.changes_left.get() == 0
     }
 
     pub fn random(&self, limit: u64) -> u64 {
@@ -101,17 +132,15 @@ impl World {
             *slot.borrow_mut() = Some(value);
         });
         for _ in 0..steps {
-            if result.borrow().is_some() {
+            if result.borrow().is_some() || self.crashed() {
                 break;
             }
             self.step();
         }
         let value = result.borrow_mut().take();
-        if value.is_none() {
-            // The tasks hold the world, and the world its tasks.
-            let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
-            drop(tasks);
-        }
+        // The tasks hold the world, and the world its tasks.
+        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        drop(tasks);
         value
     }
 

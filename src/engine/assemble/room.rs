@@ -5,6 +5,7 @@ use super::super::load::Found;
 use super::Seating;
 use crate::io::Device;
 use crate::layout::Geometry;
+use crate::md::{Role, SUPERBLOCK_OFFSET_BYTES};
 use crate::units::{SECTOR_BYTES, Sector};
 
 /// Every member must have the room that the geometry gives it.
@@ -59,9 +60,31 @@ pub(super) fn check_blocks<D>(
         return refuse("the array's size");
     }
     let seated = seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten();
-    let mut superblocks = seated.map(|index| &found[index].superblock);
-    if superblocks.any(|superblock| !whole(superblock.data_offset)) {
+    let all = seated.chain(seating.spares.iter().copied()).map(|index| &found[index]);
+    if all.clone().any(|member| !whole(member.superblock.data_offset)) {
         return refuse("the data offset of a member");
+    }
+    let numbers = all.clone().map(|member| member.superblock.dev_number as usize + 1);
+    let roles = numbers.chain(all.clone().map(|member| member.superblock.dev_roles.len())).max().unwrap_or(0);
+    for member in all {
+        check_superblock(member, roles, block_bytes)?;
+    }
+    Ok(())
+}
+
+/// The superblock as it will be written, in whole blocks and with everybody's role, must end before what follows it.
+fn check_superblock<D>(member: &Found<D>, roles: usize, block_bytes: u64) -> Result<(), Refusal> {
+    let superblock = &member.superblock;
+    let mut largest = superblock.clone();
+    largest.dev_roles.resize(roles, Role::Spare);
+    let end = SUPERBLOCK_OFFSET_BYTES + (largest.encode().len() as u64).next_multiple_of(block_bytes);
+    let places = [Some(superblock.data_offset), superblock.bitmap_sector()];
+    if places.iter().flatten().any(|at| at.bytes() < end || !at.bytes().is_multiple_of(block_bytes)) {
+        let why = format!(
+            "its data or its bitmap begin in the middle of a block of {block_bytes} bytes or within the superblock; it \
+             was made on another kind of device"
+        );
+        return Err(Refusal::BadMember { member: member.label.clone(), why });
     }
     Ok(())
 }
