@@ -5,15 +5,20 @@
 //! - The *freshest* member is the truth: the one with the highest event count of those that hold a slot by their own
 //!   superblock; of equals, the one with the lowest slot.
 //! - A member more than one event behind is stale and left out. All others have the role that the freshest's table gives
-//!   them, whatever they say themselves.
+//!   them, whatever they say themselves; but one that has not heard of its slot yet holds nothing, as a spare does.
 //! - Members that each list the other as out are a split brain.
 //! - An array that is dirty and lacks a member has parity that may lie: refused, unless there is a partial parity log or
 //!   the operator forces it.
+
+mod room;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use self::room::{block_bytes, check_blocks, check_room};
 use super::array::{Array, Memory};
 use super::error::Refusal;
 use super::load::Found;
@@ -65,15 +70,18 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     }
     let shape = shape_of(&truth, &seating, &found)?;
     let geometry = Geometry::new(&shape)?;
+    let block_bytes = block_bytes(&seating, &found);
     check_room(&geometry, &seating, &found)?;
-    let start = decide(&truth, &geometry, &seating, &found, options)?;
-    if truth.has_ppl() && !truth.is_clean() {
-        ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await?;
+    check_blocks(&geometry, &seating, &found, block_bytes)?;
+    let mut start = decide(&truth, &geometry, &seating, &found, options)?;
+    if start.replay {
+        let told = ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await?;
+        distrust_logs(&mut start, &truth, told, options)?;
     }
 
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
-        Rc::new(member(taken[index].take().expect("a member has one place"), slot, replacement))
+        Rc::new(member(taken[index].take().expect("a member has one place"), slot, replacement, block_bytes))
     };
     let seats = seating.slots.iter().enumerate().map(|(slot, &(main, replacement))| {
         let slot = Some(MemberSlot(slot as u16));
@@ -84,9 +92,6 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     });
     let seats: Vec<Seat<D>> = seats.collect();
     let spares: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
-    let devices = seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten().chain(&spares);
-    let block_bytes = devices.map(|member| u64::from(member.device.info().read_block_bytes)).max();
-    let block_bytes = block_bytes.unwrap_or(SECTOR_BYTES).max(SECTOR_BYTES);
     let name = options.name.clone().unwrap_or_else(|| truth.name());
     Ok(Rc::new_cyclic(|weak| {
         let mut array = Array {
@@ -126,21 +131,31 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     }))
 }
 
-fn member<D: Device>(found: Found<D>, slot: Option<MemberSlot>, replacement: bool) -> Member<D> {
+fn member<D: Device>(
+    found: Found<D>,
+    slot: Option<MemberSlot>,
+    replacement: bool,
+    block_bytes: u64,
+) -> Member<D> {
     let superblock = found.superblock;
+    // What it holds begins and ends anywhere; what is read of it does so with a block.
+    let block = block_bytes / SECTOR_BYTES;
+    let recovered = superblock.recovered();
+    let whole = Sector(recovered.0 - recovered.0 % block);
     let state = match slot {
         None => MemberState::Spare,
-        Some(_) if superblock.recovered() == Sector::MAX => MemberState::InSync,
-        Some(_) if replacement => MemberState::Replacing(superblock.recovered()),
-        Some(_) => MemberState::Recovering(superblock.recovered()),
+        Some(_) if recovered == Sector::MAX => MemberState::InSync,
+        Some(_) if replacement => MemberState::Replacing(whole),
+        Some(_) => MemberState::Recovering(whole),
     };
+    let bad = found.bad.iter().map(|bad| bad.start - bad.start % block..bad.end.next_multiple_of(block));
     Member {
         device: found.device,
         label: found.label,
         slot,
         superblock,
         state: Cell::new(state),
-        bad: found.bad,
+        bad: bad.collect(),
         replayed: RefCell::new(found.replayed),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
@@ -154,7 +169,14 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     check_identities(found)?;
     let own_slot = |index: usize| superblocks[index].role().slot();
     let candidates = (0..found.len()).filter(|&index| own_slot(index).is_some());
-    let rank = |&index: &usize| (superblocks[index].events, std::cmp::Reverse(own_slot(index)));
+    // One that an equally fresh one has gone on without knows less than that one.
+    let is_out = |index: usize| {
+        let mut peers =
+            candidates.clone().filter(|&peer| superblocks[peer].events == superblocks[index].events);
+        peers.any(|peer| lists_as_out(superblocks[peer], superblocks[index]))
+    };
+    let rank =
+        |&index: &usize| (superblocks[index].events, !is_out(index), std::cmp::Reverse(own_slot(index)));
     let Some(freshest) = candidates.clone().max_by_key(rank) else {
         let why = "none of these members holds a place in an array: all are spares or faulty; name its other members";
         return Err(Refusal::BadSet(why.into()));
@@ -171,7 +193,7 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     }
     for a in candidates.clone() {
         for b in candidates.clone().filter(|&b| b > a) {
-            if lists_as_out(superblocks[a], superblocks[b]) && lists_as_out(superblocks[b], superblocks[a]) {
+            if is_split_brain(&superblocks, a, b) {
                 return Err(Refusal::BadSet(format!(
                     "split brain: {} and {} have each been used without the other (events {} and {}); decide which one \
                      is right, assemble without the other, and add that one anew",
@@ -199,6 +221,10 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
         _ if is_stale(superblock, truth) => {
             let why = format!("stale: its events are {}, the freshest's {}", superblock.events, truth.events);
             seating.left_out.push((index, why));
+        }
+        Role::Active(_) if superblock.role() != role => {
+            // It missed the generation that gave it its slot, so nothing of that is on it yet.
+            seating.spares.push(index);
         }
         Role::Active(slot) if slot.index() < slots => {
             let replacement = superblock.feature_map.contains(Features::REPLACEMENT);
@@ -279,6 +305,20 @@ fn lists_as_out(a: &Superblock, b: &Superblock) -> bool {
     }
 }
 
+/// Whether each of the two has been used without the other. Not so where somebody was still with the staler one when it
+/// failed, and went on with the fresher one, which had been out before: that is one history, told by three.
+fn is_split_brain(superblocks: &[&Superblock], a: usize, b: usize) -> bool {
+    let (a, b) = (superblocks[a], superblocks[b]);
+    let (old, new) = if a.events <= b.events { (a, b) } else { (b, a) };
+    let has = |table: &Superblock, other: &Superblock| table.role_of(other.dev_number).slot().is_some();
+    let links = |witness: &Superblock| {
+        let is_with_new = has(new, witness) && has(witness, new) && !is_stale(witness, new);
+        is_with_new && has(old, witness) && !has(witness, old) && witness.events > old.events
+    };
+    let apart = lists_as_out(old, new) && lists_as_out(new, old);
+    apart && !superblocks.iter().any(|witness| links(witness))
+}
+
 fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Result<Shape, Refusal> {
     let level = Level::from_md(truth.level).ok_or_else(|| {
         Refusal::BadSet(format!(
@@ -309,30 +349,36 @@ fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Res
     Ok(Shape { level, layout, chunk: truth.chunk, slots, member: truth.size, raid0_members })
 }
 
-/// Every member must have the room that the geometry gives it.
-fn check_room<D>(geometry: &Geometry, seating: &Seating, found: &[Found<D>]) -> Result<(), Refusal> {
-    let used = geometry.used_member_sectors();
-    for index in seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten() {
-        let has = found[index].superblock.data_size;
-        if let Geometry::Copies(copies) = geometry
-            && copies.copies() == 1
-        {
-            continue; // RAID0 takes of each member what it has.
-        }
-        if has < used {
-            let why =
-                format!("it has {has} sectors of data, the array uses {used}; its superblock is damaged");
-            return Err(Refusal::BadMember { member: found[index].label.clone(), why });
-        }
-    }
-    Ok(())
-}
-
 /// How the array starts.
+#[derive(Debug, PartialEq, Eq)]
 struct Start {
     read_only: Option<String>,
     /// From where, and what the rows above are worth.
     resync: Option<(Sector, Trust)>,
+    /// Partial parity logs tell what was being written.
+    replay: bool,
+    degraded: bool,
+}
+
+/// Where a partial parity log is damaged, nobody can tell which parity is torn.
+fn distrust_logs(
+    start: &mut Start,
+    truth: &Superblock,
+    told: bool,
+    options: &Options,
+) -> Result<(), Refusal> {
+    if told || options.force && start.degraded {
+        return Ok(());
+    }
+    if start.degraded {
+        return Err(Refusal::DirtyDegraded(format!(
+            "{} was not stopped cleanly, a member is missing, and a partial parity log is damaged: where it was being \
+             written, missing data may be worked out wrong; bring the missing member back, or accept that with --force",
+            truth.name()
+        )));
+    }
+    start.resync = Some((Sector::ZERO, Trust::Unclean));
+    Ok(())
 }
 
 fn decide<D: Device>(
@@ -385,7 +431,8 @@ fn decide<D: Device>(
         }
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
-    Ok(Start { read_only, resync })
+    let replay = truth.has_ppl() && resync_offset != Sector::MAX;
+    Ok(Start { read_only, resync, replay, degraded })
 }
 
 /// Why the array can only be served read-only, if so.
@@ -414,6 +461,3 @@ fn read_only_reason<'a, D: Device + 'a>(
     }
     truth.has_ppl().then(|| "it has a partial parity log, which raidd cannot write yet".into())
 }
-
-#[cfg(test)]
-mod tests;

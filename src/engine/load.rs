@@ -116,7 +116,8 @@ impl<D: Device> Found<D> {
     }
 
     async fn load_ppl(&mut self, pool: &Pool) -> Result<(), Refusal> {
-        if self.superblock.has_ppl() && !self.superblock.is_clean() {
+        // Another member may know that the array is dirty, where this one does not.
+        if self.superblock.has_ppl() {
             let len = u64::from(self.superblock.ppl_size());
             self.ppl_log =
                 self.metadata(pool, self.superblock.ppl_sector(), len, "partial parity log").await?;

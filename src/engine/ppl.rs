@@ -4,7 +4,7 @@
 //!
 //! As md does it (raid5-ppl.c, `ppl_recover_entry`): from each member's current header, every entry whose checksum holds
 //! makes new parity for its rows, of the partial parity and of the data chunks that were being written, unless one of
-//! those is missing.
+//! those is missing. Missing is also what a member does not hold: above what is rebuilt of it, or in bad blocks.
 
 use super::error::Refusal;
 use super::load::{Found, read_bytes};
@@ -20,18 +20,26 @@ struct Line {
     changed: Vec<Sector>,
 }
 
+/// Replays all logs. False if one of a member in sync has no valid header or an entry that is damaged: then there may
+/// be torn parity that nobody tells of.
 pub(super) async fn replay<D: Device>(
     truth: &Superblock,
     geometry: &Geometry,
     slots: &[(Option<usize>, Option<usize>)],
     found: &mut [Found<D>],
     pool: &Pool,
-) -> Result<(), Refusal> {
-    let Geometry::Parity(geometry) = geometry else { return Ok(()) };
+) -> Result<bool, Refusal> {
+    let Geometry::Parity(geometry) = geometry else { return Ok(true) };
     let signature = ppl::signature(&truth.set_uuid);
+    let mut told = true;
     for index in slots.iter().filter_map(|&(main, _)| main) {
         let log = std::mem::take(&mut found[index].ppl_log);
-        let Some(current) = ppl::current_entries(&log, signature) else { continue };
+        let in_sync = found[index].superblock.recovered() == Sector::MAX;
+        let Some(current) = ppl::current_entries(&log, signature) else {
+            told &= !in_sync;
+            continue;
+        };
+        told &= !in_sync || current.entries.iter().all(|entry| entry.checksum_ok);
         for entry in current.entries.iter().filter(|entry| entry.checksum_ok) {
             let partial = &log[entry.parity.clone()];
             for (number, line) in lines(geometry, entry).into_iter().enumerate() {
@@ -52,7 +60,7 @@ pub(super) async fn replay<D: Device>(
             }
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 /// The rows that an entry is about, sector by sector. None for an entry that makes no sense in this geometry.
@@ -98,6 +106,10 @@ async fn data_sector<D: Device>(
     let stripe = geometry.stripe(place.stripe);
     let Some(index) = slots[stripe.data[place.data].index()].0 else { return Ok(None) };
     let member = &found[index];
-    let at = member.superblock.data_offset + stripe.sector + place.offset;
+    let row = stripe.sector + place.offset;
+    if row >= member.superblock.recovered() || member.bad.iter().any(|bad| bad.contains(&row.0)) {
+        return Ok(None);
+    }
+    let at = member.superblock.data_offset + row;
     read_bytes(&member.device, &member.label, pool, at.bytes(), SECTOR_BYTES).await.map(Some)
 }
