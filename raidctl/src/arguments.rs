@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use raidd::api::{
@@ -267,6 +268,25 @@ fn demo_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A usage error as one line, with where to look further; none where clap has a text to show, like help.
+pub fn usage_line(error: &clap::Error) -> Option<String> {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return None;
+    }
+    let text = error.to_string();
+    // The first paragraph says what is wrong; a tip and the usage may follow.
+    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tip.map(|tip| format!(" ({tip})")).unwrap_or_default();
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: raidctl "));
+    let command = usage.and_then(|usage| usage.split(' ').next());
+    let command = command.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
+    let command = command.map(|word| format!("{word} ")).unwrap_or_default();
+    Some(format!("{what}{tip}: see `raidctl {command}--help`"))
+}
+
 fn name(text: &str) -> Result<String, String> {
     valid_name(text).map(|()| text.to_owned())
 }
@@ -457,6 +477,27 @@ mod tests {
         usage_error(&["assemble", "--scan", "/a"]);
         usage_error(&["assemble", "--uuid", "6f1c", "/a"]);
         assert!(matches!(parse(&["assemble", "--scan"]), Command::Assemble(options) if options.scan));
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let line = |words: &[&str]| {
+            let words = std::iter::once(&"raidctl").chain(words);
+            usage_line(&Arguments::try_parse_from(words).unwrap_err())
+        };
+        let missing = line(&["create", "vol0", "/a", "/b"]).unwrap();
+        assert_eq!(
+            missing,
+            "the following required arguments were not provided: --level <L>: see `raidctl create --help`"
+        );
+        let init = line(&["create", "vol0", "--level", "1", "--init", "magic", "/a"]).unwrap();
+        assert!(init.contains("'magic'") && init.contains("assume-clean") && !init.contains('\n'), "{init}");
+        let similar = line(&["stop", "--froce", "vol0"]).unwrap();
+        assert!(similar.contains("--force") && similar.ends_with("`raidctl stop --help`"), "{similar}");
+        assert!(line(&["explode"]).unwrap().ends_with("see `raidctl --help`"));
+        assert_eq!(line(&["--help"]), None);
+        assert_eq!(line(&["create", "--help"]), None);
+        assert_eq!(line(&[]), None);
     }
 
     #[test]

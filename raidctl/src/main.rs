@@ -31,8 +31,14 @@ use crate::failure::Failure;
 use crate::request::Daemon;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse(); // ends with status 2 on a usage error, with 0 on --help
-    match run(arguments) {
+    let result = match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        Err(error) => match arguments::usage_line(&error) {
+            Some(line) => Err(Failure::Usage(line)),
+            None => error.exit(), // help or version, with the status that goes with it
+        },
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(line) = failure.line() {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,21 +20,26 @@ pub const MIB: u64 = 1 << 20;
 /// A few disks of one kind.
 pub struct Disks {
     pub paths: Vec<String>,
-    loops: Vec<Loop>,
+    _loops: Vec<Loop>,
 }
 
 impl Disks {
     /// Sparse files of so many MiB, named `prefix0`, `prefix1` and so on.
     pub fn files(home: &Home, prefix: &str, count: usize, mib: u64) -> Disks {
         let paths = (0..count).map(|number| file(home, &format!("{prefix}{number}"), mib * MIB));
-        Disks { paths: paths.collect(), loops: Vec::new() }
+        Disks { paths: paths.collect(), _loops: Vec::new() }
     }
 
     /// Loop devices over such files.
     pub fn loops(home: &Home, prefix: &str, count: usize, mib: u64) -> Disks {
         let files = Disks::files(home, prefix, count, mib);
         let loops: Vec<_> = files.paths.iter().map(|path| Loop::over(Path::new(path), &[])).collect();
-        Disks { paths: loops.iter().map(|device| device.path.clone()).collect(), loops }
+        Disks { paths: loops.iter().map(|device| device.path.clone()).collect(), _loops: loops }
+    }
+
+    /// Some of them; the loop devices stay with the whole.
+    pub fn part(&self, which: &[usize]) -> Disks {
+        Disks { paths: which.iter().map(|&index| self.paths[index].clone()).collect(), _loops: Vec::new() }
     }
 
     /// All paths, as they are typed.
@@ -68,11 +73,6 @@ impl Disks {
     /// What identifies the content of each.
     pub fn hashes(&self) -> Vec<[u8; 32]> {
         self.paths.iter().map(|path| hash_of(Path::new(path))).collect()
-    }
-
-    /// How many of the disks are loop devices.
-    pub fn loop_count(&self) -> usize {
-        self.loops.len()
     }
 }
 
@@ -152,13 +152,6 @@ impl Loop {
             std::thread::sleep(Duration::from_millis(100)); // someone else took it first
         }
         panic!("no loop device for {file}: {last:?}");
-    }
-
-    /// The file behind it.
-    pub fn backing_file(&self) -> PathBuf {
-        let name = self.path.strip_prefix("/dev/").unwrap();
-        let text = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap();
-        PathBuf::from(text.trim_end())
     }
 }
 

@@ -123,7 +123,14 @@ pub struct Home {
 impl Home {
     pub fn new() -> Home {
         let folder = tempfile::Builder::new().prefix("raidd-").tempdir().unwrap();
-        Home { folder }
+        let home = Home { folder };
+        home.configure("assemble_wait = \"1s\"\n");
+        home
+    }
+
+    /// Writes the configuration for the next start.
+    pub fn configure(&self, toml: &str) {
+        std::fs::write(self.path("raidd.toml"), toml).unwrap();
     }
 
     /// A path in it.
@@ -135,6 +142,7 @@ impl Home {
         let mut command = program;
         command.arg("--control").arg(self.path("control.sock"));
         command.arg("--state-dir").arg(self.path("state"));
+        command.arg("--config").arg(self.path("raidd.toml"));
         command.args(["--reactors", "2"]).args(extra);
         command
     }
@@ -173,9 +181,9 @@ impl Home {
         }
     }
 
-    /// Runs a daemon that is expected to end by itself.
-    pub fn raidd(&self, extra: &[&str]) -> Ran {
-        run_command(&mut self.raidd_command(limited(env!("CARGO_BIN_EXE_raidd")), extra))
+    /// Runs a daemon that is expected to end by itself, with these arguments alone.
+    pub fn bare_raidd(&self, arguments: &[&str]) -> Ran {
+        run_command(limited(env!("CARGO_BIN_EXE_raidd")).args(arguments))
     }
 
     /// Runs raidctl with arguments that contain no blanks.

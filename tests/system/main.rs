@@ -8,6 +8,8 @@ mod clients;
 mod disks;
 mod filesystem;
 mod harness;
+mod limits;
+mod load;
 mod members;
 mod mounted;
 mod restart;
