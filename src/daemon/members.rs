@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::operator::{open_problem, problem};
 use super::probe;
 use crate::api::{BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode};
 use crate::layout::Level;
-use crate::md::create::{CreateSpec, Created, plan, set_name};
+use crate::md::create::{CreateError, CreateSpec, Created, NewMember, plan, set_name};
 use crate::md::format_uuid;
 use crate::reactor::{Identity, OpenOptions, OpenedDisk};
 use crate::units::Sector;
@@ -16,7 +16,7 @@ use crate::units::Sector;
 /// Default chunk, mdadm's.
 const CHUNK_BYTES: u64 = 512 << 10;
 
-/// How long a member's lock is waited for: a daemon that was killed may still have writes in its ring.
+/// How long members' locks are waited for: a daemon that was killed may still have writes in its ring.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(5);
 
 /// A disk that is to be a member, with its path as the operator wrote it.
@@ -109,7 +109,6 @@ pub fn plan_create(
     };
     let (members, spares) = candidates.split_at(spec.devices.len());
     let members: Vec<_> = members.iter().map(sectors).collect();
-    let missing = members.iter().any(Option::is_none);
     let chunk_bytes = match level {
         Level::Raid1 => 0,
         _ => spec.chunk_bytes.unwrap_or(CHUNK_BYTES),
@@ -137,7 +136,7 @@ pub fn plan_create(
         size: spec.size_bytes.map(Sector::floor),
         bitmap,
         ppl: false,
-        clean: spec.init != Init::Resync || (missing && level.parity_count() < 2),
+        clean: spec.init != Init::Resync,
         set_uuid: uuid::Uuid::new_v4().into_bytes(),
         device_uuids: candidates.iter().flatten().map(|_| uuid::Uuid::new_v4().into_bytes()).collect(),
         wall_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -148,14 +147,21 @@ pub fn plan_create(
     Ok((created, candidates.into_iter().flatten().collect()))
 }
 
-/// The planner speaks of slots; people think of devices.
-fn name_devices(error: &crate::md::CreateError, spec: &CreateArray) -> String {
-    let text = error.to_string();
-    let devices = spec.devices.iter().enumerate().map(|(slot, path)| (format!("slot {slot}"), path));
-    let named = devices.filter(|(slot, _)| text.contains(slot.as_str()));
-    match named.map(|(_, path)| path).next_back() {
-        Some(path) => format!("{path}: {text}"),
-        None => text,
+/// The planner speaks of slots and numbers; people think of devices and names.
+fn name_devices(error: &CreateError, spec: &CreateArray) -> String {
+    match (error, &spec.layout) {
+        (CreateError::DeviceTooSmall { member, .. }, _) => {
+            let path = match member {
+                NewMember::Slot(slot) => spec.devices.get(slot.index()),
+                NewMember::Spare(index) => spec.spares.get(*index),
+            };
+            path.map_or_else(|| error.to_string(), |path| format!("{path}: {error}"))
+        }
+        (CreateError::Layout { level, .. }, Some(name)) => format!(
+            "level {level} has no layout {name} with {} members; leave --layout out for the usual one",
+            spec.devices.len()
+        ),
+        _ => error.to_string(),
     }
 }
 
@@ -168,6 +174,7 @@ pub fn open_members(
 ) -> Result<Vec<Candidate>, Problem> {
     let mut seen: HashMap<Identity, &PathBuf> = HashMap::new();
     let mut out = Vec::new();
+    let deadline = Instant::now() + WAIT_FOR_LOCK; // for all of them together
     for path in paths {
         if let Some(uuid) = uuid
             && probe::superblock(path).is_none_or(|superblock| superblock.set_uuid != uuid)
@@ -179,7 +186,8 @@ pub fn open_members(
             }
             continue;
         }
-        let options = OpenOptions { read_only, exclusive: true, wait_for_lock: WAIT_FOR_LOCK };
+        let wait_for_lock = deadline.saturating_duration_since(Instant::now());
+        let options = OpenOptions { read_only, exclusive: true, wait_for_lock };
         let identity = Identity::of(path).map_err(|error| open_problem(&error))?;
         if let Some(other) = seen.insert(identity, path) {
             if !strict {

@@ -16,7 +16,7 @@ mod saved;
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,7 +150,10 @@ fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
             format!("cannot make the folder {}: make it, or choose another --nbd", folder.display())
         })?;
     }
-    if path.exists() {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            bail!("{} is there and is no socket: move it away, or choose another --nbd", path.display());
+        }
         if UnixStream::connect(path).is_ok() {
             bail!("a living server listens on {}: stop it, or choose another --nbd", path.display());
         }

@@ -27,6 +27,9 @@ use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
 use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, runtime};
 
+/// The layout that RAID 0 has always had, and that mdadm creates.
+const RAID0_ORIGINAL: u32 = 1;
+
 /// How long a forced stop waits for clients to leave.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
 
@@ -112,6 +115,8 @@ impl Operator {
         let level = Level::from_md(i32::from(spec.level_number().map_err(invalid)?));
         let level = level.ok_or_else(|| internal("a level that was checked is unknown"))?;
         let layout = match &spec.layout {
+            // md must be told how a RAID 0 of unequal members goes on behind the end of the smallest; so mdadm says, too.
+            None if level == Level::Raid0 => RAID0_ORIGINAL,
             None => default_layout(level),
             Some(name) => parse_layout(level, name).ok_or_else(|| {
                 let why = format!("{level} has no layout {name:?}; leave --layout out for the usual one");
@@ -257,6 +262,14 @@ impl Operator {
         options: AssembleOptions,
     ) -> Result<Status, Problem> {
         let read_only = options.read_only;
+        // Before its members are waited for, which it would not let go.
+        let look = paths.clone();
+        let first = blocking(move || look.iter().find_map(|path| probe::superblock(path))).await?;
+        let wanted = uuid.or(first.map(|superblock| superblock.set_uuid));
+        if let Some(running) = wanted.and_then(|uuid| self.service.registry.by_uuid(&uuid)) {
+            let why = format!("the array runs already, as {}: stop it first", running.name);
+            return Err(problem(ProblemCode::ArrayExists, why));
+        }
         let open = move || open_members(&paths, uuid, strict, read_only);
         let candidates = blocking(open).await??;
         let Some(first) = candidates.first() else {
@@ -270,11 +283,7 @@ impl Operator {
             move || probe::superblock(&path)
         })
         .await?;
-        let name = options.name.clone().or_else(|| superblock.as_ref().map(|superblock| superblock.name()));
-        if let Some(running) = superblock.as_ref().and_then(|s| self.service.registry.by_uuid(&s.set_uuid)) {
-            let why = format!("the array runs already, as {}; stop it first", running.name);
-            return Err(problem(ProblemCode::ArrayExists, why));
-        }
+        let name = options.name.clone().or_else(|| superblock.map(|superblock| superblock.name()));
         if let Some(name) = &name {
             self.check_name(name)?;
         }

@@ -292,7 +292,11 @@ fn checked_members(spec: &CreateSpec<'_>) -> Result<bool, CreateError> {
     if slots + spec.spares.len() > DEV_ROLES_MAX {
         return Err(CreateError::TooManyDevices(slots + spec.spares.len()));
     }
-    let least = if spec.level == 6 { 4 } else { 2 };
+    let least = match spec.level {
+        0 | 1 => 1, // unusual, but an array; who creates it says whether that is meant
+        6 => 4,
+        _ => 2,
+    };
     if slots < least {
         return Err(CreateError::TooFewSlots { level: spec.level, slots, least });
     }

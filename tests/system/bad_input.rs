@@ -68,11 +68,11 @@ fn words_that_make_no_array() {
         (format!("create vol --level 5 --chunk 48K {all}"), 1, &["chunk", "power of two"]),
         (format!("create vol --level 5 --chunk 1000 {all}"), 1, &["chunk", "512"]),
         (format!("create vol --level 5 --chunk 2K {all}"), 1, &["chunk", "4"]),
-        (format!("create vol --level 5 --chunk 1G {all}"), 1, &["too small"]),
+        (format!("create vol --level 5 --chunk 1G {all}"), 1, &[&disks.paths[0], "larger device"]),
         (format!("create vol --level 5 --layout sideways {all}"), 1, &["layout", "sideways"]),
         (format!("create vol --level 10 --layout n5 {all}"), 1, &["n5"]),
         (format!("create vol --level 1 --layout n2 {all}"), 1, &["layout"]),
-        (format!("create vol --level 5 --size 1T {all}"), 1, &["too small"]),
+        (format!("create vol --level 5 --size 1T {all}"), 1, &[&disks.paths[0], "smaller size"]),
     ] {
         refused(&home, &disks.paths, &line, status, words);
     }
@@ -226,7 +226,7 @@ fn names_and_members_that_are_taken() {
         ("fail nobody /dev/null", "nobody"),
         ("fail vol /dev/null", "/dev/null"),
         ("assemble nobody", "--uuid"),
-        ("assemble --uuid 00112233:44556677:8899aabb:ccddeeff", "not known"),
+        ("assemble --uuid 00112233:44556677:8899aabb:ccddeeff", "none of the array's members was found"),
     ] {
         refused(&home, &disks.paths, line, 1, &[word]);
     }

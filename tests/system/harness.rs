@@ -86,12 +86,6 @@ pub fn run(program: &str, arguments: &[&str]) -> Ran {
     run_command(limited(program).args(arguments))
 }
 
-/// Runs a program whose arguments contain no blanks.
-pub fn run_line(line: &str) -> Ran {
-    let words: Vec<_> = line.split_whitespace().collect();
-    run(words[0], &words[1..])
-}
-
 fn limited(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "5", PROGRAM_SECONDS_MAX]).arg(program).stdin(Stdio::null());
@@ -240,11 +234,6 @@ impl Home {
     /// The URI of an export, as raidctl says it.
     pub fn uri(&self, name: &str) -> String {
         self.status(name).nbd_uri.unwrap_or_else(|| panic!("{name} is not exported"))
-    }
-
-    /// What the daemons here have logged.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.path("raidd.log")).unwrap_or_default()
     }
 }
 
