@@ -27,9 +27,6 @@ use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
 use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, runtime};
 
-/// The layout that RAID 0 has always had, and that mdadm creates.
-const RAID0_ORIGINAL: u32 = 1;
-
 /// How long a forced stop waits for clients to leave.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
 
@@ -115,8 +112,6 @@ impl Operator {
         let level = Level::from_md(i32::from(spec.level_number().map_err(invalid)?));
         let level = level.ok_or_else(|| internal("a level that was checked is unknown"))?;
         let layout = match &spec.layout {
-            // md must be told how a RAID 0 of unequal members goes on behind the end of the smallest; so mdadm says, too.
-            None if level == Level::Raid0 => RAID0_ORIGINAL,
             None => default_layout(level),
             Some(name) => parse_layout(level, name).ok_or_else(|| {
                 let why = format!("{level} has no layout {name:?}; leave --layout out for the usual one");
