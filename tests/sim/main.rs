@@ -5,6 +5,7 @@
 
 mod crashes;
 mod disk;
+mod members;
 mod rounds;
 mod scenarios;
 
