@@ -31,6 +31,8 @@ mod load;
 mod locks;
 mod member;
 mod mirror;
+#[doc(hidden)]
+pub mod mutant;
 mod plan;
 mod ppl;
 mod ranges;
