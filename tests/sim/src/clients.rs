@@ -173,7 +173,14 @@ impl Scene {
         let forced = if fua { Fua::Yes } else { Fua::No };
         let number = self.oracle.borrow_mut().begin_write(part.start, part.len, content, fua);
         let data = self.payload(part.start, part.len, content);
-        self.world.say(|| format!("client: write {}+{} {content:?}{} begins", part.start, part.len, if fua { " fua" } else { "" }));
+        self.world.say(|| {
+            format!(
+                "client: write {}+{} {content:?}{} begins",
+                part.start,
+                part.len,
+                if fua { " fua" } else { "" }
+            )
+        });
         let result = self.array.write(part.start, data, forced).await;
         self.end_write(number, part, &result);
         self.answered("write", part, &result);
@@ -307,4 +314,3 @@ impl Scene {
         }
     }
 }
-

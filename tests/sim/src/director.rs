@@ -67,7 +67,13 @@ impl Tally {
 
     /// Faults of all kinds.
     pub fn faults(&self) -> u64 {
-        self.failed + self.write_errors + self.deaths + self.unreadable + self.slow + self.full + self.flush_errors
+        self.failed
+            + self.write_errors
+            + self.deaths
+            + self.unreadable
+            + self.slow
+            + self.full
+            + self.flush_errors
     }
 }
 
@@ -151,7 +157,7 @@ pub enum Action {
     Crash,
 }
 
-const ACTIONS: [(Action, Part); 9] = [
+const ACTIONS: [(Action, Part); 11] = [
     (Action::Fail, Part::Failures),
     (Action::WriteErrors, Part::Failures),
     (Action::Die, Part::Failures),
@@ -160,6 +166,8 @@ const ACTIONS: [(Action, Part); 9] = [
     (Action::Slow, Part::Slowness),
     (Action::Fill, Part::Full),
     (Action::Mend, Part::Slowness),
+    (Action::Crash, Part::Crashes),
+    (Action::Crash, Part::Crashes),
     (Action::Crash, Part::Crashes),
 ];
 
@@ -223,7 +231,11 @@ pub fn may_crash(scene: &Scene, atlas: &Atlas) -> bool {
 fn doubt(scene: &Scene, disk: usize, atlas: &Atlas) {
     let agrees = is_in_agreement(&scene.array.status());
     let mut oracle = scene.oracle.borrow_mut();
-    if agrees { oracle.settle() } else { oracle.doubt() }
+    if agrees {
+        oracle.settle()
+    } else {
+        oracle.doubt()
+    }
     atlas.impaired[disk].set(true);
 }
 

@@ -230,6 +230,7 @@ impl Platter {
                 self.land_some(&operation, dice);
             }
         }
+        self.store().answer_all();
     }
 
     fn land_some(&self, operation: &Operation, dice: &Random) {
@@ -287,6 +288,7 @@ impl Platter {
                 copy.land_some(operation, dice);
             }
         }
+        copy.store().answer_all();
         copy
     }
 }
@@ -521,7 +523,14 @@ impl Disk {
             operations.slots.len() as u32 - 1
         });
         self.world.note(platter.0.number << 40 | offset, len as u64);
-        self.world.say(|| format!("disk{} op {op} {} begins{}", platter.0.number, operation.name(), if hung { " (hangs)" } else { "" }));
+        self.world.say(|| {
+            format!(
+                "disk{} op {op} {} begins{}",
+                platter.0.number,
+                operation.name(),
+                if hung { " (hangs)" } else { "" }
+            )
+        });
         let slot = &mut operations.slots[op as usize];
         slot.operation = Some(operation);
         let generation = slot.generation;

@@ -91,7 +91,8 @@ fn row(level: i32, layout: u32, n: usize, row: usize) -> Row {
     } else {
         (0..n).map(|i| (q + 1 + i) % n).filter(|slot| ![p, q].contains(slot)).collect()
     };
-    let exponents = data.iter().map(|slot| order.iter().position(|s| s == slot).expect("a data slot")).collect();
+    let exponents =
+        data.iter().map(|slot| order.iter().position(|s| s == slot).expect("a data slot")).collect();
     Row { data, p, q: Some(q), exponents }
 }
 
@@ -143,8 +144,11 @@ impl<'a> Model<'a> {
 
     /// The same; none if there is no member.
     pub fn try_of(platters: &'a [Platter]) -> Option<Model<'a>> {
-        let parsed: Vec<_> =
-            platters.iter().enumerate().filter_map(|(disk, platter)| Some((disk, superblock(platter)?))).collect();
+        let parsed: Vec<_> = platters
+            .iter()
+            .enumerate()
+            .filter_map(|(disk, platter)| Some((disk, superblock(platter)?)))
+            .collect();
         let truth = parsed.iter().map(|(_, superblock)| superblock);
         // Of equals, one that nobody else calls faulty.
         let is_out = |superblock: &Superblock| {
@@ -296,7 +300,10 @@ impl<'a> Model<'a> {
     }
 
     /// Every place where the array's content lies as it is: (disk, byte of the array, the bytes there).
-    pub fn each_copy(&self, mut see: impl FnMut(usize, u64, &[u8]) -> Result<(), String>) -> Result<(), String> {
+    pub fn each_copy(
+        &self,
+        mut see: impl FnMut(usize, u64, &[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
         if self.level == 0 {
             return Ok(());
         }

@@ -390,16 +390,8 @@ impl Oracle {
 
     /// Whatever stripe was written since the array was last at rest may be anything now: the operator has accepted that.
     pub fn lose_touched(&mut self, size: u64, stripe: u64) {
-        for (start, len) in std::mem::take(&mut self.touched) {
-            let end = (start + len).next_multiple_of(stripe).min(size);
-            let start = start / stripe * stripe;
-            self.lose(start, end - start);
-        }
-    }
-
-    fn lose(&mut self, start: u64, len: u64) {
         let now = self.tick();
-        let write = Write {
+        let number = self.add(Write {
             content: Content::Anything,
             begun: now,
             over: now,
@@ -407,11 +399,17 @@ impl Oracle {
             forced: false,
             tentative: false,
             wavering: true,
-        };
-        let number = self.add(write);
-        let first = start / self.grain;
-        for cell in first as usize..((start + len).div_ceil(self.grain) as usize).min(self.cells.len()) {
-            self.link(cell, number);
+        });
+        let mut lost = vec![false; size.div_ceil(stripe) as usize];
+        for (start, len) in std::mem::take(&mut self.touched) {
+            lost[(start / stripe) as usize..(start + len).div_ceil(stripe) as usize].fill(true);
+        }
+        for index in (0..lost.len()).filter(|&index| lost[index]) {
+            let first = index as u64 * stripe;
+            let end = (first + stripe).min(size);
+            for cell in (first / self.grain) as usize..end.div_ceil(self.grain) as usize {
+                self.link(cell, number);
+            }
         }
     }
 }

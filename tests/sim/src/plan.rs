@@ -1,8 +1,8 @@
 //! What a seed says: the array, its clients, what befalls them.
 
+use crate::disk::Platter;
 use crate::random::Random;
 use crate::setup::{DATA_OFFSET, Making, SHAPES, Shape, planned};
-use crate::disk::Platter;
 use crate::store::Store;
 
 /// How far faults go.
@@ -121,14 +121,15 @@ impl Plan {
             _ => 512,
         };
         let kib = dice.between(1, if grain < 512 { 2 } else { 8 }) * 24;
-        let kib = kib.max(shape.chunk_kib * 2);
+        // A RAID1 counts in units of 64 KiB.
+        let kib = kib.max(if shape.level == 1 { 64 } else { shape.chunk_kib * 4 });
         let odd = |_| match shape.level {
             0 => dice.below(5) * 16,
             _ if dice.one_in(4) => dice.below(3) * 4,
             _ => 0,
         };
         let member_bytes = (0..shape.slots).map(|slot| ((kib + odd(slot)) << 10) as usize).collect();
-        let eras = (0..dice.between(1, 4)).map(|_| dice.between(20, 400)).collect();
+        let eras = (0..dice.between(1, 6)).map(|_| dice.between(10, 250)).collect();
         let workers = *dice.pick(&[1, 2, 3, 4, 6, 8, 12]);
         let mut plan = Plan {
             seed,
@@ -142,7 +143,7 @@ impl Plan {
             workers: workers.min(narrow.workers.unwrap_or(usize::MAX)),
             eras,
             sessions: dice.one_in(6) && !narrow.is_without(Part::Sessions),
-            trouble: dice.between(4, 40),
+            trouble: dice.between(1, 12),
             fill: dice.one_in(2),
         };
         if shape.spare_slots > 0 && dice.one_in(10) {

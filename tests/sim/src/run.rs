@@ -127,7 +127,7 @@ impl Run {
             let array = if number == 0 {
                 make(&world, &plan, &atlas, &oracle).await
             } else {
-                start(&world, &plan, &atlas, &oracle, &present).await
+                start(&world, &plan, &atlas, &oracle, &present, true).await
             };
             let Some(array) = array else { return EraEnd::Refused };
             let scene = Scene::new(&world, &plan, array, &oracle, &done, until);
@@ -183,7 +183,8 @@ impl Run {
 
     /// An array that was stopped says what is.
     fn after_stop(&self) -> Result<(), String> {
-        let busy: Vec<_> = self.atlas.disks.iter().filter(|disk| disk.busy() > disk.hung()).map(label).collect();
+        let busy: Vec<_> =
+            self.atlas.disks.iter().filter(|disk| disk.busy() > disk.hung()).map(label).collect();
         if !busy.is_empty() {
             return Err(format!("the array has been stopped, but writes to {busy:?} are under way"));
         }
@@ -231,7 +232,9 @@ impl Run {
         let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
         world.say(|| "run: the last look");
         let ended = self.world.live(async move {
-            let Some(array) = start(&world, &plan, &atlas, &oracle, &present).await else { return };
+            let Some(array) = start(&world, &plan, &atlas, &oracle, &present, false).await else {
+                return;
+            };
             let scene = Scene::new(&world, &plan, array, &oracle, &done, 0);
             inspect(&scene, &atlas).await;
             stop(&scene, &atlas).await;
@@ -244,12 +247,7 @@ impl Run {
     }
 }
 
-async fn make(
-    world: &World,
-    plan: &Plan,
-    atlas: &Atlas,
-    oracle: &Rc<RefCell<Oracle>>,
-) -> Option<SimArray> {
+async fn make(world: &World, plan: &Plan, atlas: &Atlas, oracle: &Rc<RefCell<Oracle>>) -> Option<SimArray> {
     let platters = atlas.disks.iter().enumerate();
     let platters: Vec<_> =
         platters.map(|(slot, disk)| (Some(slot) != plan.missing).then(|| disk.clone())).collect();
@@ -272,8 +270,13 @@ async fn start(
     atlas: &Atlas,
     oracle: &Rc<RefCell<Oracle>>,
     present: &[Platter],
+    may_fall: bool,
 ) -> Option<SimArray> {
-    if world.random(6) == 0 && plan.profile == Profile::Within && !plan.narrow.is_without(Part::Crashes) {
+    if may_fall
+        && world.random(6) == 0
+        && plan.profile == Profile::Within
+        && !plan.narrow.is_without(Part::Crashes)
+    {
         let whole = Model::try_of(present).is_some_and(|model| model.disks().iter().all(Option::is_some));
         let sound = atlas.impaired.iter().all(|impaired| !impaired.get());
         if whole && sound {
@@ -347,6 +350,9 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     scene.read_all().await;
     scene.flush().await;
     scene.world.sleep(Duration::from_millis(450)).await;
+    while atlas.disks.iter().any(|disk| disk.busy() > disk.hung()) {
+        scene.world.sleep(Duration::from_micros(500)).await;
+    }
     if scene.world.has_failed() {
         return;
     }
@@ -370,11 +376,7 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 }
 
 /// Members in sync hold what they should: superblocks, redundancy, every acknowledged write.
-fn check_members(
-    scene: &Scene,
-    atlas: &Atlas,
-    status: &raidd::engine::ArrayStatus,
-) -> Result<(), String> {
+fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStatus) -> Result<(), String> {
     let Some(model) = Model::try_of(&atlas.disks) else { return Err("no member has a superblock".into()) };
     if scene.plan.shape.level == 0 {
         return Ok(());
@@ -388,7 +390,9 @@ fn check_members(
         if is_in_sync && status.phase == Phase::Clean && !is_claimed {
             return Err(format!("{path} is in sync, but the members' superblocks do not know it"));
         }
-        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed {
+        // One that takes no writes any more can record nothing, and acknowledges none.
+        let records = status.phase != Phase::ReadOnly;
+        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed && records {
             return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
         }
     }
@@ -396,7 +400,9 @@ fn check_members(
     if !torn.is_empty() {
         return Err(format!("redundancy disagrees at {torn:?}, and all is said to be well"));
     }
-    if status.phase == Phase::Clean && !model.says_clean() {
+    // Started by force, it may have nothing left that could disagree, and has not said so yet.
+    let within = scene.plan.profile == Profile::Within;
+    if within && status.phase == Phase::Clean && !model.says_clean() {
         return Err("the array is clean, but its superblocks do not say so".into());
     }
     let mut oracle = scene.oracle.borrow_mut();
@@ -414,7 +420,7 @@ async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     if within && result.is_err() && !scene.full.get() {
         return scene.world.fail(format!("it could not be stopped: {result:?}"));
     }
-    if result.is_err() {
+    if result.is_err() || !within {
         return;
     }
     let status = scene.array.status();

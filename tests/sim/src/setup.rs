@@ -84,7 +84,8 @@ const MEMBER_BYTES: usize = DATA_OFFSET + (192 << 10);
 /// Disks for a shape, full of garbage; they are torn at 512 bytes.
 pub fn platters(shape: &Shape, seed: u64) -> Vec<Platter> {
     let odd = |slot: usize| if shape.level == 0 { slot * 20 * 1024 } else { 0 };
-    let platter = |slot: usize| Platter::garbage(slot as u64, MEMBER_BYTES + odd(slot), 512, seed ^ slot as u64);
+    let platter =
+        |slot: usize| Platter::garbage(slot as u64, MEMBER_BYTES + odd(slot), 512, seed ^ slot as u64);
     (0..shape.slots).map(platter).collect()
 }
 
@@ -117,7 +118,10 @@ pub fn check_memory() -> Result<(), String> {
     ];
     for (name, pool) in pools {
         if pool.free_bytes() != pool.total_bytes() {
-            return Err(format!("{} bytes of {name} never came back", pool.total_bytes() - pool.free_bytes()));
+            return Err(format!(
+                "{} bytes of {name} never came back",
+                pool.total_bytes() - pool.free_bytes()
+            ));
         }
     }
     Ok(())

@@ -69,7 +69,8 @@ impl Totals {
 
 /// What reproduces a run.
 pub fn command(seed: u64, profile: Profile, narrow: Narrow) -> String {
-    let mut command = format!("cargo run --release -p raidd-sim -- --profile {} --seed {seed}", profile.name());
+    let mut command =
+        format!("cargo run --release -p raidd-sim -- --profile {} --seed {seed}", profile.name());
     if let Some(ops) = narrow.ops {
         command += &format!(" --ops {ops}");
     }
@@ -148,7 +149,15 @@ pub fn soak(order: &Order) -> (Totals, Duration) {
                     }
                     let turn = if seed.is_multiple_of(3) { Profile::Beyond } else { Profile::Within };
                     let profile = order.profile.unwrap_or(turn);
+                    let since = Instant::now();
                     let report = run(seed, profile, Narrow::default(), false);
+                    if since.elapsed() > Duration::from_secs(5) {
+                        println!(
+                            "slow: {} took {:?}",
+                            command(seed, profile, Narrow::default()),
+                            since.elapsed()
+                        );
+                    }
                     if let Some(why) = &report.failure {
                         println!("FAILED: {}\n    {why}", command(seed, profile, Narrow::default()));
                         let mut totals = totals.lock().expect("nobody panics with it");

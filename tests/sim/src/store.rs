@@ -180,6 +180,14 @@ impl Store {
         }
     }
 
+    /// Nothing is under way any more: a flush covers all that is there.
+    pub fn answer_all(&mut self) {
+        self.clock += 1;
+        for version in self.versions.iter_mut().filter(|version| version.answered == 0) {
+            version.answered = self.clock;
+        }
+    }
+
     /// This version of a unit is durable: it and what it replaced are no longer kept.
     fn settle(&mut self, number: usize, version: u32) {
         if self.newest[number] == version {
@@ -246,7 +254,13 @@ impl Store {
                 Luck::All => 0,
                 Luck::None => count,
                 Luck::Some => dice.below(count + 1),
-                Luck::Most => if dice.one_in(6) { dice.between(1, count) } else { 0 },
+                Luck::Most => {
+                    if dice.one_in(6) {
+                        dice.between(1, count)
+                    } else {
+                        0
+                    }
+                }
             };
             if back > 0 {
                 version = newest;

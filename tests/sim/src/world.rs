@@ -211,7 +211,9 @@ impl World {
 
     /// Notes what happened, in the trace's hash.
     pub fn note(&self, what: u64, more: u64) {
-        self.0.hash.set(mix(self.0.hash.get() ^ what.rotate_left(17) ^ more.wrapping_mul(0x2545_f491_4f6c_dd1d)));
+        self.0
+            .hash
+            .set(mix(self.0.hash.get() ^ what.rotate_left(17) ^ more.wrapping_mul(0x2545_f491_4f6c_dd1d)));
     }
 
     /// Tells what happens, if somebody listens.

@@ -1,0 +1,246 @@
+//! Every crash point of a short story: an array is made, written, left alone until it is clean, loses a member, is
+//! written, flushed and stopped; and the daemon, or the whole machine, dies before each single change of a disk.
+//!
+//! What the superblocks say then must be true, what was acknowledged (in a crash of the machine: flushed) must be
+//! there, and redundancy must be whole again in the end.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use raidd::engine::{AssembleOptions, Refusal};
+use raidd::io::{Clock, Device, Fua, Pool};
+use raidd::md::Superblock;
+use raidd::units::Sector;
+
+use crate::rounds::Client;
+use raidd_sim::disk::Platter;
+use raidd_sim::model::Model;
+use raidd_sim::random::Random;
+use raidd_sim::setup::{Shape, assemble_array, create_array, platters, shape};
+use raidd_sim::store::Luck;
+use raidd_sim::world::{Ended, World};
+
+const SHAPES: [Shape; 5] = [
+    shape(1, 0, 0, 2, 1),
+    shape(5, 2, 4, 3, 1),
+    shape(6, 2, 8, 4, 2),
+    shape(10, 0x102, 4, 4, 1),
+    shape(10, 0x201, 8, 3, 1),
+];
+
+/// What may be read back: for every byte what is durable, and what has been written over it since.
+#[derive(Default)]
+struct Ledger {
+    durable: Vec<Option<u8>>,
+    /// In the order they were begun.
+    writes: Vec<(Range<usize>, Vec<u8>, bool)>,
+}
+
+impl Ledger {
+    /// What a byte may be after the daemon was killed: its last acknowledged value, or one begun later. After a crash
+    /// of the machine: its durable value, or any since.
+    fn allows(&self, place: usize, byte: u8, machine: bool) -> bool {
+        let Some(durable) = self.durable[place] else { return true };
+        let mut allowed = vec![durable];
+        for (range, data, acknowledged) in self.writes.iter().filter(|(range, ..)| range.contains(&place)) {
+            if *acknowledged && !machine {
+                allowed.clear();
+            }
+            allowed.push(data[place - range.start]);
+        }
+        allowed.contains(&byte)
+    }
+
+    fn flushed(&mut self) {
+        for (range, data, acknowledged) in std::mem::take(&mut self.writes) {
+            assert!(acknowledged);
+            for (byte, place) in data.into_iter().zip(range) {
+                self.durable[place] = Some(byte);
+            }
+        }
+    }
+
+    async fn check(&self, array: &impl Device, machine: bool) {
+        let pool = Pool::new(1 << 20).unwrap();
+        let mut rewritten = vec![false; self.durable.len()];
+        self.writes.iter().for_each(|(range, ..)| rewritten[range.clone()].fill(true));
+        for at in (0..self.durable.len()).step_by(1 << 16) {
+            let buf = pool.alloc((self.durable.len() - at).min(1 << 16)).await;
+            let got = array.read(at as u64, buf).await.unwrap();
+            for (i, &byte) in got.iter().enumerate() {
+                let place = at + i;
+                let as_it_was =
+                    !rewritten[place] && self.durable[place].is_none_or(|durable| durable == byte);
+                assert!(as_it_was || self.allows(place, byte, machine), "byte {place} is {byte}");
+            }
+        }
+    }
+}
+
+struct Plot {
+    shape: Shape,
+    /// All zero at creation, or to be resynced.
+    zero: bool,
+    fail: bool,
+}
+
+/// The array of the story, written and noted down.
+struct Teller {
+    client: Client,
+    ledger: Rc<RefCell<Ledger>>,
+}
+
+impl Teller {
+    async fn write(&mut self, start: usize, len: usize) {
+        let (bytes, slices) = self.client.payload(start, len);
+        self.ledger.borrow_mut().writes.push((start..start + len, bytes, false));
+        self.client.array.write(start as u64, slices, Fua::No).await.unwrap();
+        self.ledger.borrow_mut().writes.last_mut().expect("just pushed").2 = true;
+    }
+
+    async fn flush(&self) {
+        self.client.array.flush().await.unwrap();
+        self.ledger.borrow_mut().flushed();
+    }
+}
+
+async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<Ledger>>) {
+    let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+    let array = create_array(&world, &plot.shape, &some, 512, plot.zero, true).await.unwrap();
+    if !plot.zero {
+        // So that the first resync is still under way when the array goes clean.
+        world.slow_disks(40);
+    }
+    let client = Client::new(array.clone(), &world);
+    let size = client.bytes.len();
+    *ledger.borrow_mut() = Ledger { durable: vec![None; size], writes: Vec::new() };
+    let mut teller = Teller { client, ledger };
+    teller.write(0, 20_000).await;
+    teller.write(size - 30_000, 30_000).await;
+    teller.flush().await;
+    teller.write(3000, 9000).await;
+    world.sleep(Duration::from_millis(450)).await;
+    teller.write(5000, 700).await;
+    world.sleep(Duration::from_millis(450)).await;
+    if plot.fail {
+        array.fail("disk1").await.unwrap();
+        teller.write(1000, 12_000).await;
+        teller.flush().await;
+        teller.write(4096, 4096).await;
+        world.sleep(Duration::from_millis(450)).await;
+    }
+    teller.write(size - 9000, 8000).await;
+    array.stop().await.unwrap();
+    teller.ledger.borrow_mut().flushed();
+}
+
+/// From which byte on (in the units of `Model::inconsistent`) the superblocks admit that redundancy may disagree.
+fn admitted(disks: &[Platter]) -> u64 {
+    let parsed = disks.iter().filter_map(|disk| Superblock::parse(&disk.bytes()[4096..8192]).ok());
+    let parsed: Vec<_> = parsed.collect();
+    let events = parsed.iter().map(|superblock| superblock.events).max();
+    let peers = parsed.iter().filter(|superblock| Some(superblock.events) == events);
+    let offset = peers.map(|superblock| superblock.resync_offset).min().expect("a superblock");
+    if offset == Sector::MAX { u64::MAX } else { offset.bytes() }
+}
+
+/// After the crash: what is said, what is there, what becomes of it.
+fn aftermath(plot: &Plot, disks: Vec<Platter>, ledger: Rc<Ledger>, machine: bool) {
+    let whole = |disk: &Platter| Superblock::parse(&disk.bytes()[4096..8192]).is_ok();
+    if ledger.durable.is_empty() || !disks.iter().all(whole) {
+        return; // There is no array yet, and nobody was told that there is.
+    }
+    let synced = admitted(&disks);
+    let torn = Model::of(&disks).inconsistent();
+    assert!(
+        torn.iter().all(|&at| at as u64 >= synced),
+        "called in sync below {synced}, but {torn:?} are not"
+    );
+    let world = World::new(1);
+    let inside = world.clone();
+    let may_be_refused = plot.fail;
+    world.run(async move {
+        let array = match assemble_array(&inside, &disks, 512, AssembleOptions::default()).await {
+            Ok(array) => array,
+            Err(Refusal::DirtyDegraded(_)) if may_be_refused => return,
+            Err(error) => panic!("{error}"),
+        };
+        ledger.check(&*array, machine).await;
+        let client = Client::new(array, &inside);
+        client.until_synced().await;
+        ledger.check(&*client.array, machine).await;
+        client.array.stop().await.unwrap();
+        let torn = Model::of(&disks).inconsistent();
+        assert!(torn.is_empty(), "redundancy disagrees at {torn:?}");
+    });
+}
+
+/// Tells the story until the disks have changed so often. False if it came to its end.
+fn crash_after(plot: &Plot, changes: u64, blank: &[Platter], seed: u64) -> bool {
+    let disks: Vec<_> = blank.iter().map(|disk| disk.copy(&Random::new(0))).collect();
+    let ledger: Rc<RefCell<Ledger>> = Rc::default();
+    let world = World::new(seed);
+    world.crash_after(changes);
+    let (inside, stage, notes) = (world.clone(), disks.clone(), ledger.clone());
+    let plot_inside = Plot { ..*plot };
+    let ended = world.run_steps(async move { tell(inside, &plot_inside, &stage, notes).await }, u64::MAX);
+    let ledger = Rc::new(ledger.take());
+    let random = Random::new(seed ^ changes);
+    let copies = || -> Vec<Platter> { disks.iter().map(|disk| disk.copy(&random)).collect() };
+    aftermath(plot, copies(), ledger.clone(), false);
+    let lost = copies();
+    let luck = [Luck::None, Luck::Some, Luck::Most][changes as usize % 3];
+    lost.iter().for_each(|disk| {
+        disk.lose_cache(luck, &random);
+    });
+    aftermath(plot, lost, ledger, true);
+    ended == Ended::Crashed
+}
+
+/// Crashes at every point, or at one in so many.
+fn crash_points(plot: &Plot, seed: u64, step_max: u64) {
+    let blank = platters(&plot.shape, seed);
+    let mut changes = 1;
+    let steps = Random::new(seed);
+    loop {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            crash_after(plot, changes, &blank, seed)
+        }));
+        match outcome {
+            Ok(true) => changes += steps.bits() % step_max + 1,
+            Ok(false) => return println!("{:?}: {changes} crash points", plot.shape),
+            Err(panic) => {
+                println!(
+                    "{:?} zero {} fail {} seed {seed}: after {changes} changes",
+                    plot.shape, plot.zero, plot.fail
+                );
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_quiet_life() {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        crash_points(&Plot { shape, zero: true, fail: false }, seed as u64, 1);
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_while_a_new_array_is_resynced() {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        crash_points(&Plot { shape, zero: false, fail: false }, seed as u64, 3);
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_around_a_failure() {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        for zero in [true, false] {
+            crash_points(&Plot { shape, zero, fail: true }, seed as u64, if zero { 1 } else { 3 });
+        }
+    }
+}
