@@ -232,9 +232,9 @@ fn doubt(scene: &Scene, disk: usize, atlas: &Atlas) {
     let agrees = is_in_agreement(&scene.array.status());
     let mut oracle = scene.oracle.borrow_mut();
     if agrees {
-        oracle.settle()
+        oracle.settle();
     } else {
-        oracle.doubt()
+        oracle.doubt();
     }
     atlas.impaired[disk].set(true);
 }

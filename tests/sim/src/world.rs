@@ -404,7 +404,7 @@ impl World {
     fn forget_timer(&self, timer: u32, sequence: u64) {
         let mut timers = self.0.timers.borrow_mut();
         let Some(slot) = timers.get_mut(timer as usize) else { return };
-        if !slot.as_ref().is_some_and(|(own, _)| *own == sequence) {
+        if slot.as_ref().is_none_or(|(own, _)| *own != sequence) {
             return;
         }
         let waker = slot.take();
