@@ -34,6 +34,8 @@ mod locks;
 mod member;
 mod membership;
 mod mirror;
+#[doc(hidden)]
+pub mod mutant;
 mod plan;
 mod ppl;
 mod ranges;

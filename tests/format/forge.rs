@@ -7,7 +7,8 @@ use raidd::md::{Features, Role, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Super
 use raidd::units::{MemberSlot, Sector};
 
 use crate::members::{MemoryMember, open, stop};
-use crate::world::{Random, World};
+use raidd_sim::random::Random;
+use raidd_sim::world::World;
 
 /// The members' bytes, and what the array holds.
 #[derive(Clone)]
@@ -33,8 +34,8 @@ pub const fn shape(level: i32, layout: u32, chunk: u64, slots: usize) -> Shape {
 pub const MEMBER_SECTORS: u64 = 2048 + 1024;
 
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random::new(seed);
-    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    let random = Random::new(seed);
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).collect();
     bytes.truncate(len);
     bytes
 }

@@ -8,7 +8,7 @@ use raidd::units::Sector;
 
 use crate::forge::{Forged, MEMBER_SECTORS, Shape, noise, shape};
 use crate::members::{MemoryMember, content, open, stop};
-use crate::world::World;
+use raidd_sim::world::World;
 
 const REDUNDANT: [Shape; 9] = [
     shape(1, 0, 0, 2),

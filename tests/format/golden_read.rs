@@ -9,7 +9,7 @@ use raidd::io::Device;
 
 use crate::golden::{self, Array, Member, RoleName};
 use crate::members::{MemoryMember, content, hash, open, stop};
-use crate::world::World;
+use raidd_sim::world::World;
 
 /// The members of an array in memory, those that have been left out by the others last.
 struct Loaded {

@@ -5,9 +5,6 @@ mod forge;
 mod golden;
 mod mdadm;
 mod members;
-#[path = "../sim/world.rs"]
-#[allow(dead_code)] // what only the simulator needs of it
-mod world;
 
 mod created;
 mod forged;

@@ -6,7 +6,7 @@ use raidd::engine::{Array, AssembleOptions, Memory, Refusal, assemble, load};
 use raidd::io::{Device, IoError, MAX_BUF_BYTES, MemoryDevice, Pool};
 use sha2::{Digest, Sha256};
 
-use crate::world::World;
+use raidd_sim::world::World;
 
 /// An array of members in memory.
 pub type MemoryArray = Rc<Array<MemoryDevice, World>>;

@@ -14,11 +14,13 @@ use raidd::io::{Clock, Device, Fua, Pool};
 use raidd::md::Superblock;
 use raidd::units::Sector;
 
-use crate::disk::Platter;
 use crate::rounds::Client;
-use crate::setup::{Shape, assemble_array, create_array, platters, shape};
-use crate::verify::Model;
-use crate::world::{Random, World};
+use raidd_sim::disk::Platter;
+use raidd_sim::model::Model;
+use raidd_sim::random::Random;
+use raidd_sim::setup::{Shape, assemble_array, create_array, platters, shape};
+use raidd_sim::store::Luck;
+use raidd_sim::world::{Ended, World};
 
 const SHAPES: [Shape; 5] = [
     shape(1, 0, 0, 2, 1),
@@ -136,7 +138,7 @@ async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<L
 
 /// From which byte on (in the units of `Model::inconsistent`) the superblocks admit that redundancy may disagree.
 fn admitted(disks: &[Platter]) -> u64 {
-    let parsed = disks.iter().filter_map(|disk| Superblock::parse(&disk.bytes.borrow()[4096..8192]).ok());
+    let parsed = disks.iter().filter_map(|disk| Superblock::parse(&disk.bytes()[4096..8192]).ok());
     let parsed: Vec<_> = parsed.collect();
     let events = parsed.iter().map(|superblock| superblock.events).max();
     let peers = parsed.iter().filter(|superblock| Some(superblock.events) == events);
@@ -146,7 +148,7 @@ fn admitted(disks: &[Platter]) -> u64 {
 
 /// After the crash: what is said, what is there, what becomes of it.
 fn aftermath(plot: &Plot, disks: Vec<Platter>, ledger: Rc<Ledger>, machine: bool) {
-    let whole = |disk: &Platter| Superblock::parse(&disk.bytes.borrow()[4096..8192]).is_ok();
+    let whole = |disk: &Platter| Superblock::parse(&disk.bytes()[4096..8192]).is_ok();
     if ledger.durable.is_empty() || !disks.iter().all(whole) {
         return; // There is no array yet, and nobody was told that there is.
     }
@@ -177,7 +179,7 @@ fn aftermath(plot: &Plot, disks: Vec<Platter>, ledger: Rc<Ledger>, machine: bool
 
 /// Tells the story until the disks have changed so often. False if it came to its end.
 fn crash_after(plot: &Plot, changes: u64, blank: &[Platter], seed: u64) -> bool {
-    let disks: Vec<_> = blank.iter().map(Platter::copy).collect();
+    let disks: Vec<_> = blank.iter().map(|disk| disk.copy(&Random::new(0))).collect();
     let ledger: Rc<RefCell<Ledger>> = Rc::default();
     let world = World::new(seed);
     world.crash_after(changes);
@@ -185,29 +187,29 @@ fn crash_after(plot: &Plot, changes: u64, blank: &[Platter], seed: u64) -> bool 
     let plot_inside = Plot { ..*plot };
     let ended = world.run_steps(async move { tell(inside, &plot_inside, &stage, notes).await }, u64::MAX);
     let ledger = Rc::new(ledger.take());
-    let mut random = Random::new(seed ^ changes);
-    let copies = |keep: &mut dyn FnMut() -> bool| -> Vec<Platter> {
-        let copies: Vec<_> = disks.iter().map(Platter::copy).collect();
-        copies.iter().for_each(|disk| disk.lose_cache(&mut *keep));
-        copies
-    };
-    aftermath(plot, copies(&mut || true), ledger.clone(), false);
-    let luck = changes % 3;
-    aftermath(plot, copies(&mut || luck > 0 && random.below(3) < luck), ledger, true);
-    ended.is_none()
+    let random = Random::new(seed ^ changes);
+    let copies = || -> Vec<Platter> { disks.iter().map(|disk| disk.copy(&random)).collect() };
+    aftermath(plot, copies(), ledger.clone(), false);
+    let lost = copies();
+    let luck = [Luck::None, Luck::Some, Luck::Most][changes as usize % 3];
+    lost.iter().for_each(|disk| {
+        disk.lose_cache(luck, &random);
+    });
+    aftermath(plot, lost, ledger, true);
+    ended == Ended::Crashed
 }
 
 /// Crashes at every point, or at one in so many.
 fn crash_points(plot: &Plot, seed: u64, step_max: u64) {
     let blank = platters(&plot.shape, seed);
     let mut changes = 1;
-    let mut steps = Random::new(seed);
+    let steps = Random::new(seed);
     loop {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             crash_after(plot, changes, &blank, seed)
         }));
         match outcome {
-            Ok(true) => changes += steps.next() % step_max + 1,
+            Ok(true) => changes += steps.bits() % step_max + 1,
             Ok(false) => return println!("{:?}: {changes} crash points", plot.shape),
             Err(panic) => {
                 println!(

@@ -10,10 +10,10 @@ use futures_util::future::LocalBoxFuture;
 use raidd::engine::{AssembleOptions, Health, MemberState};
 use raidd::io::{Clock, Device, Fua, IoErrorKind, Pool, Slice, Spawn, Zeroing};
 
-use crate::disk::Platter;
-use crate::setup::{SHAPES, Shape, SimArray, assemble_array, create_array, platters};
-use crate::verify::Model;
-use crate::world::World;
+use raidd_sim::disk::Platter;
+use raidd_sim::model::Model;
+use raidd_sim::setup::{SHAPES, Shape, SimArray, assemble_array, create_array, platters};
+use raidd_sim::world::{Ended, World};
 
 const BLOCKS: [u64; 2] = [512, 4096];
 
@@ -62,9 +62,9 @@ impl Client {
 
     /// Payload as a session hands it over: in step with the offset, in several slices.
     pub fn payload(&self, start: usize, len: usize) -> (Vec<u8>, Vec<Slice>) {
-        let mut random = crate::world::Random::new(self.world.random(u64::MAX));
+        let random = raidd_sim::random::Random::new(self.world.random(u64::MAX));
         let bytes: Vec<u8> =
-            (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(len).collect();
+            (0..len.div_ceil(8)).flat_map(|_| random.bits().to_le_bytes()).take(len).collect();
         let mut slices = Vec::new();
         let mut at = 0;
         while at < len {
@@ -236,7 +236,7 @@ fn failed_members_cost_nothing() {
                 let slot = world.random(shape.slots as u64) as usize;
                 match world.random(3) {
                     // It fails on its own, at some write from now on.
-                    0 => disks[slot].writes_left.set(Some(world.random(20))),
+                    0 => disks[slot].faults().writes_left.set(Some(world.random(20))),
                     _ => match client.array.fail(&format!("disk{slot}")).await {
                         Ok(()) => {}
                         Err(_) => assert!(
@@ -254,7 +254,7 @@ fn failed_members_cost_nothing() {
 
             // The survivors know who was left behind, with or without it.
             for disk in &disks {
-                disk.writes_left.set(None);
+                disk.faults().writes_left.set(None);
             }
             let again = assemble_array(&world, &disks, 512, AssembleOptions::default()).await.unwrap();
             let mut client = Client { array: again, ..client };
@@ -310,7 +310,7 @@ fn unreadable_sectors_are_read_from_the_rest() {
             let slot = world.random(shape.slots as u64) as usize;
             for _ in 0..6 {
                 let start = (1 << 20) + world.random(180 << 10) / 512 * 512;
-                disks[slot].unreadable.borrow_mut().push(start..start + 512 * (1 + world.random(40)));
+                disks[slot].spoil(start..start + 512 * (1 + world.random(40)));
             }
             for _ in 0..25 {
                 client.step().await;
@@ -376,7 +376,8 @@ fn killed(seed: u64, shape: Shape) {
         },
         steps,
     );
-    assert!(survived.is_none());
+    assert_eq!(survived, Ended::Crashed);
+    disks.iter().for_each(|disk| disk.abandon(world.dice()));
     let Some(bytes) = known.borrow_mut().take() else { return };
     let torn: Vec<_> = under_way.borrow().clone();
 
@@ -421,7 +422,7 @@ fn a_full_disk_fails_writes_but_no_member() {
         let mut client = Client::new(array, &world);
         client.fill().await;
         let full = world.random(shape.slots as u64) as usize;
-        disks[full].full.set(true);
+        disks[full].faults().full.set(true);
         let mut torn = Vec::new();
         for _ in 0..10 {
             let (start, len) = client.range();
@@ -434,7 +435,7 @@ fn a_full_disk_fails_writes_but_no_member() {
             }
         }
         assert_eq!(client.array.health(), Health::Optimal, "a full disk is no failed disk");
-        disks[full].full.set(false);
+        disks[full].faults().full.set(false);
         client.learn(&torn).await;
         client.check_all().await;
         for _ in 0..10 {

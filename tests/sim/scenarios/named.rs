@@ -6,10 +6,11 @@ use raidd::engine::{AssembleOptions, MemberState, Phase, Refusal};
 use raidd::io::{Clock, Device, Fua, Spawn};
 use raidd::md::Superblock;
 
-use crate::disk::Platter;
 use crate::rounds::Client;
-use crate::setup::{Shape, assemble_array, create_array, platters, shape};
-use crate::world::World;
+use raidd_sim::disk::Platter;
+use raidd_sim::random::Random;
+use raidd_sim::setup::{Shape, assemble_array, create_array, platters, shape};
+use raidd_sim::world::World;
 
 const RAID1_OF_4: Shape = shape(1, 0, 0, 4, 3);
 const RAID5: Shape = shape(5, 2, 4, 4, 1);
@@ -50,9 +51,9 @@ fn play(scenario: impl AsyncFn(World) + Copy + 'static) {
 fn a_member_that_cannot_be_flushed_at_the_stop_leaves_a_clean_array() {
     play(async |world| {
         let (disks, client) = clean_array(&world, &RAID5).await;
-        disks[1].flush_fails.set(true);
+        disks[1].faults().flush_fails.set(true);
         client.array.stop().await.unwrap();
-        disks[1].flush_fails.set(false);
+        disks[1].faults().flush_fails.set(false);
         // Nothing was being written: degraded, but not dirty.
         let again = assemble_all(&world, &disks, client.bytes).await.unwrap();
         again.check_all().await;
@@ -85,7 +86,7 @@ fn what_is_written_after_a_forced_start_survives_the_next_failure() {
         let some: Vec<_> = disks.iter().cloned().map(Some).collect();
         // Killed before its first resync came anywhere: parity is anything.
         drop(create_array(&world, &RAID6, &some, 512, false, false).await.unwrap());
-        let disks: Vec<_> = disks.iter().map(Platter::copy).collect();
+        let disks: Vec<_> = disks.iter().map(|disk| disk.copy(&Random::new(0))).collect();
         let options = AssembleOptions { force: true, ..Default::default() };
         let array = assemble_array(&world, &disks[1..], 512, options).await.unwrap();
         let mut client = Client::new(array, &world);
@@ -98,7 +99,7 @@ fn what_is_written_after_a_forced_start_survives_the_next_failure() {
         if world.random(2) == 0 {
             client.until_synced().await;
         }
-        client.array.fail(&format!("disk{}", world.random(4))).await.unwrap();
+        client.array.fail(&format!("disk{}", 1 + world.random(4))).await.unwrap();
         for range in written {
             let edges = range.start / 512 * 512..range.end.next_multiple_of(512);
             let pool = raidd::io::Pool::new(1 << 20).unwrap();
@@ -116,16 +117,16 @@ fn a_generation_that_was_given_up_does_not_outrank_those_who_went_on() {
         let (disks, mut client) = clean_array(&world, &RAID1_OF_4).await;
         client.write(0, 4096, Fua::No).await.unwrap();
         // Disk 2 fails. Its failure is recorded on disks 0 and 1, but disk 3 finds no space for its superblock.
-        disks[2].writes_left.set(Some(0));
-        disks[3].full_below.set(METADATA_BYTES);
+        disks[2].faults().writes_left.set(Some(0));
+        disks[3].faults().full_below.set(METADATA_BYTES);
         client.write(4096, 4096, Fua::No).await.unwrap_err();
-        disks[3].full_below.set(0);
+        disks[3].faults().full_below.set(0);
         // Disk 0 fails, and that is recorded on disks 1 and 3.
-        disks[0].writes_left.set(Some(0));
+        disks[0].faults().writes_left.set(Some(0));
         client.write(8192, 4096, Fua::No).await.unwrap();
         // Killed, and all disks are back.
-        disks.iter().for_each(|disk| disk.writes_left.set(None));
-        let disks: Vec<_> = disks.iter().map(Platter::copy).collect();
+        disks.iter().for_each(|disk| disk.faults().writes_left.set(None));
+        let disks: Vec<_> = disks.iter().map(|disk| disk.copy(&Random::new(0))).collect();
         let again = assemble_all(&world, &disks, client.bytes).await.unwrap();
         assert_ne!(again.array.status().members[0].state, Some(MemberState::InSync), "disk 0 is stale");
         again.check(8192, 4096).await;
@@ -134,10 +135,10 @@ fn a_generation_that_was_given_up_does_not_outrank_those_who_went_on() {
 
 /// Changes the superblock of a disk.
 fn forge(disk: &Platter, change: impl Fn(&mut Superblock)) {
-    let mut superblock = Superblock::parse(&disk.bytes.borrow()[4096..8192]).unwrap();
+    let mut superblock = Superblock::parse(&disk.bytes()[4096..8192]).unwrap();
     change(&mut superblock);
     let bytes = superblock.encode();
-    disk.bytes.borrow_mut()[4096..4096 + bytes.len()].copy_from_slice(&bytes);
+    disk.bytes_mut()[4096..4096 + bytes.len()].copy_from_slice(&bytes);
 }
 
 #[test]
@@ -145,8 +146,8 @@ fn a_spare_with_an_impossible_number_is_left_out() {
     play(async |world| {
         let (disks, client) = clean_array(&world, &RAID5).await;
         client.array.stop().await.unwrap();
-        let mut disks: Vec<_> = disks.iter().map(Platter::copy).collect();
-        disks.push(disks[0].copy());
+        let mut disks: Vec<_> = disks.iter().map(|disk| disk.copy(&Random::new(0))).collect();
+        disks.push(disks[0].copy(&Random::new(0)));
         forge(&disks[4], |superblock| {
             (superblock.dev_number, superblock.device_uuid) = (u32::MAX - 1, [99; 16]);
         });
@@ -186,15 +187,15 @@ fn a_read_only_array_whose_flush_fails_is_left_as_it_is() {
     play(async |world| {
         let (disks, client) = clean_array(&world, &RAID5).await;
         client.array.stop().await.unwrap();
-        let before = disks[0].bytes.borrow().clone();
+        let before = disks[0].bytes().to_vec();
         let options = AssembleOptions { read_only: true, ..Default::default() };
         let array = assemble_array(&world, &disks, 512, options).await.unwrap();
-        disks[1].flush_fails.set(true);
+        disks[1].faults().flush_fails.set(true);
         array.flush().await.unwrap_err();
-        disks[1].flush_fails.set(false);
+        disks[1].faults().flush_fails.set(false);
         array.flush().await.expect_err("a flush that failed is not retried into success");
         assert!(array.stop().await.is_err());
-        assert!(*disks[0].bytes.borrow() == before, "a superblock was written");
+        assert!(*disks[0].bytes() == before, "a superblock was written");
     });
 }
 

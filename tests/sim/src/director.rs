@@ -1,0 +1,365 @@
+//! The director: faults and the operator's deeds, while clients are at work; and the atlas of what is broken, which keeps
+//! faults within what redundancy survives, where the profile wants that.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use raidd::engine::{ArrayStatus, MemberState, Phase};
+use raidd::io::Clock;
+
+use crate::clients::Scene;
+use crate::disk::{Ability, Platter};
+use crate::model::survives;
+use crate::plan::{Part, Profile};
+use crate::setup::{DATA_OFFSET, label};
+
+/// What befell a run, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Crashes of the daemon.
+    pub kills: u64,
+    /// Crashes of the machine.
+    pub power_cuts: u64,
+    /// Orderly stops.
+    pub stops: u64,
+    /// Members that the operator failed.
+    pub failed: u64,
+    /// Disks whose writes begin to fail.
+    pub write_errors: u64,
+    /// Disks that died.
+    pub deaths: u64,
+    /// Dead or failed disks that were there again at the next start.
+    pub returns: u64,
+    /// Stretches of sectors that became unreadable.
+    pub unreadable: u64,
+    /// Disks that became slow.
+    pub slow: u64,
+    /// Disks that became full.
+    pub full: u64,
+    /// Disks whose flushes fail.
+    pub flush_errors: u64,
+    /// Starts that were refused.
+    pub refusals: u64,
+    /// Starts by force.
+    pub forced: u64,
+}
+
+impl Tally {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Tally) {
+        let Tally { kills, power_cuts, stops, failed, write_errors, deaths, .. } = other;
+        let Tally { returns, unreadable, slow, full, flush_errors, refusals, forced, .. } = other;
+        self.kills += kills;
+        self.power_cuts += power_cuts;
+        self.stops += stops;
+        self.failed += failed;
+        self.write_errors += write_errors;
+        self.deaths += deaths;
+        self.returns += returns;
+        self.unreadable += unreadable;
+        self.slow += slow;
+        self.full += full;
+        self.flush_errors += flush_errors;
+        self.refusals += refusals;
+        self.forced += forced;
+    }
+
+    /// Faults of all kinds.
+    pub fn faults(&self) -> u64 {
+        self.failed
+            + self.write_errors
+            + self.deaths
+            + self.unreadable
+            + self.slow
+            + self.full
+            + self.flush_errors
+    }
+}
+
+/// What is broken, by disk. It outlives crashes.
+pub struct Atlas {
+    /// All disks of the run, by number.
+    pub disks: Vec<Platter>,
+    /// Disks that may deny something, or soon will.
+    pub impaired: Vec<Cell<bool>>,
+    /// A write has failed half-way, which only the next start mends.
+    pub torn: Cell<bool>,
+    /// The array is new and has not crashed: rows that await resync have never been written.
+    pub fresh: Cell<bool>,
+    /// What has happened.
+    pub tally: RefCell<Tally>,
+}
+
+impl Atlas {
+    /// An atlas of sound disks.
+    pub fn new(disks: Vec<Platter>) -> Atlas {
+        Atlas {
+            impaired: disks.iter().map(|_| Cell::new(false)).collect(),
+            disks,
+            torn: Cell::new(false),
+            fresh: Cell::new(true),
+            tally: RefCell::default(),
+        }
+    }
+
+    /// Notes that something has happened.
+    pub fn count(&self, change: impl FnOnce(&mut Tally)) {
+        change(&mut self.tally.borrow_mut());
+    }
+
+    /// The disk of this label.
+    pub fn disk(&self, path: &str) -> usize {
+        self.disks.iter().position(|disk| label(disk) == path).expect("a label of a disk")
+    }
+
+    /// By slot: the disk in sync there, if it is sound.
+    pub fn sound(&self, status: &ArrayStatus) -> Vec<Option<usize>> {
+        let mut slots = vec![None; usize::from(status.shape.slots)];
+        for member in &status.members {
+            if let (Some(slot), Some(path), Some(MemberState::InSync)) =
+                (member.slot, &member.path, member.state)
+            {
+                let disk = self.disk(path);
+                slots[slot.index()] = Some(disk).filter(|&disk| !self.impaired[disk].get());
+            }
+        }
+        slots
+    }
+
+    /// Nothing is wrong with any disk any more, but for what they have missed.
+    pub fn mend_all(&self) {
+        self.disks.iter().for_each(Platter::mend);
+        self.impaired.iter().for_each(|impaired| impaired.set(false));
+    }
+}
+
+/// What the director may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `Array::fail`.
+    Fail,
+    /// The disk's writes fail, from soon on.
+    WriteErrors,
+    /// The disk is gone.
+    Die,
+    /// Some of its sectors cannot be read.
+    Spoil,
+    /// Its flushes fail.
+    FlushErrors,
+    /// It takes long for everything.
+    Slow,
+    /// It has no space left, for a while.
+    Fill,
+    /// What is slow, unreadable or full is no longer.
+    Mend,
+    /// The daemon, or the machine, crashes.
+    Crash,
+}
+
+const ACTIONS: [(Action, Part); 11] = [
+    (Action::Fail, Part::Failures),
+    (Action::WriteErrors, Part::Failures),
+    (Action::Die, Part::Failures),
+    (Action::Spoil, Part::Unreadable),
+    (Action::FlushErrors, Part::Failures),
+    (Action::Slow, Part::Slowness),
+    (Action::Fill, Part::Full),
+    (Action::Mend, Part::Slowness),
+    (Action::Crash, Part::Crashes),
+    (Action::Crash, Part::Crashes),
+    (Action::Crash, Part::Crashes),
+];
+
+/// Directs an era until its clients have had enough, or the world ends.
+pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    let (world, dice) = (&scene.world, scene.world.dice());
+    while scene.clients.get() > 0 && !world.has_failed() {
+        world.sleep(Duration::from_micros(dice.between(50, 3000))).await;
+        if world.will_crash() || !dice.one_in(scene.plan.trouble) {
+            continue;
+        }
+        let (action, part) = *dice.pick(&ACTIONS);
+        if !scene.plan.narrow.is_without(part) {
+            act(scene, atlas, action).await;
+        }
+        look(scene, atlas);
+    }
+}
+
+/// What is seen from outside tells the oracle how much to believe.
+pub fn look(scene: &Scene, atlas: &Atlas) {
+    let status = scene.array.status();
+    if is_in_agreement(&status) {
+        atlas.fresh.set(false);
+        scene.oracle.borrow_mut().settle();
+    }
+}
+
+/// Whether redundancy agrees everywhere.
+pub fn is_in_agreement(status: &ArrayStatus) -> bool {
+    status.sync.is_none() && !status.has_suspect_rows
+}
+
+/// A disk on which a fault is survived, if there is one.
+fn victim(scene: &Scene, atlas: &Atlas) -> Option<usize> {
+    let (dice, shape) = (scene.world.dice(), &scene.plan.shape);
+    let status = scene.array.status();
+    if scene.plan.profile == Profile::Beyond {
+        return Some(dice.below(atlas.disks.len() as u64) as usize);
+    }
+    let sound = atlas.sound(&status);
+    let is_parity = matches!(shape.level, 4..=6);
+    let is_trusted = is_in_agreement(&status) || atlas.fresh.get() || !is_parity;
+    if atlas.torn.get() || scene.full.get() || !is_trusted || status.has_suspect_rows {
+        return None;
+    }
+    let slot = dice.below(sound.len() as u64) as usize;
+    let mut present: Vec<bool> = sound.iter().map(Option::is_some).collect();
+    present[slot] = false;
+    sound[slot].filter(|_| survives(shape.level, shape.layout, &present))
+}
+
+/// Whether a crash now is survived.
+pub fn may_crash(scene: &Scene, atlas: &Atlas) -> bool {
+    if scene.plan.profile == Profile::Beyond || !matches!(scene.plan.shape.level, 4..=6) {
+        return true;
+    }
+    atlas.sound(&scene.array.status()).iter().all(Option::is_some)
+}
+
+fn doubt(scene: &Scene, disk: usize, atlas: &Atlas) {
+    let agrees = is_in_agreement(&scene.array.status());
+    let mut oracle = scene.oracle.borrow_mut();
+    if agrees {
+        oracle.settle();
+    } else {
+        oracle.doubt();
+    }
+    atlas.impaired[disk].set(true);
+}
+
+/// Does it, where the profile allows that.
+pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
+    let (world, dice) = (&scene.world, scene.world.dice());
+    match action {
+        Action::Slow => {
+            let disk = dice.pick(&atlas.disks);
+            disk.faults().slow.set(dice.between(2, 60));
+            atlas.count(|tally| tally.slow += 1);
+            return world.say(|| format!("director: {} is slow", label(disk)));
+        }
+        Action::Mend => {
+            for (disk, impaired) in atlas.disks.iter().zip(&atlas.impaired) {
+                let faults = disk.faults();
+                faults.slow.set(1);
+                if !faults.dead.get() && !faults.unreadable.borrow().is_empty() {
+                    faults.unreadable.borrow_mut().clear();
+                    let breaks = faults.writes_left.get().is_some() || faults.flush_fails.get();
+                    impaired.set(breaks);
+                }
+            }
+            return world.say(|| "director: what was slow or unreadable is no longer");
+        }
+        Action::Crash => {
+            if may_crash(scene, atlas) {
+                world.crash_in(dice.below(500));
+                world.say(|| "director: a crash is coming");
+            }
+            return;
+        }
+        _ => {}
+    }
+    let Some(number) = victim(scene, atlas) else { return };
+    let disk = &atlas.disks[number];
+    let faults = disk.faults();
+    world.note(4, action as u64);
+    match action {
+        Action::Fail => {
+            doubt(scene, number, atlas);
+            let result = scene.array.fail(&label(disk)).await;
+            world.say(|| format!("director: fail {} -> {result:?}", label(disk)));
+            match result {
+                Ok(()) => atlas.count(|tally| tally.failed += 1),
+                Err(error) if scene.plan.profile == Profile::Within && !scene.stopping.get() => {
+                    let already = scene.array.status().members.iter().any(|member| {
+                        member.path.as_deref() == Some(&label(disk))
+                            && member.state == Some(MemberState::Faulty)
+                    });
+                    if !already {
+                        world.fail(format!("{} could be spared, but: {error}", label(disk)));
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Action::WriteErrors => {
+            doubt(scene, number, atlas);
+            faults.writes_left.set(Some(dice.below(12)));
+            atlas.count(|tally| tally.write_errors += 1);
+            world.say(|| format!("director: writes to {} fail soon", label(disk)));
+        }
+        Action::Die => {
+            doubt(scene, number, atlas);
+            faults.dead.set(true);
+            atlas.count(|tally| tally.deaths += 1);
+            world.say(|| format!("director: {} dies", label(disk)));
+        }
+        Action::Spoil => {
+            doubt(scene, number, atlas);
+            let data = disk.bytes().len() as u64 - DATA_OFFSET as u64;
+            for _ in 0..dice.between(1, 4) {
+                let start = DATA_OFFSET as u64 + dice.below(data / 512) * 512;
+                let end = start + 512 * dice.between(1, 32);
+                disk.spoil(start..end.min(DATA_OFFSET as u64 + data));
+                world.say(|| format!("director: {} cannot read {start}..{end}", label(disk)));
+            }
+            atlas.count(|tally| tally.unreadable += 1);
+        }
+        Action::FlushErrors => {
+            doubt(scene, number, atlas);
+            faults.flush_fails.set(true);
+            atlas.count(|tally| tally.flush_errors += 1);
+            world.say(|| format!("director: flushes of {} fail", label(disk)));
+        }
+        Action::Fill => {
+            // Requests that hit it fail; nobody else may have a fault at the same time.
+            let sound = atlas.sound(&scene.array.status());
+            if scene.plan.profile == Profile::Within && !sound.iter().all(Option::is_some) {
+                return;
+            }
+            scene.full.set(true);
+            atlas.torn.set(true);
+            faults.full.set(true);
+            atlas.count(|tally| tally.full += 1);
+            world.say(|| format!("director: {} is full", label(disk)));
+            world.sleep(Duration::from_micros(dice.below(5000))).await;
+            faults.full.set(false);
+            world.say(|| format!("director: {} is no longer full", label(disk)));
+        }
+        Action::Slow | Action::Mend | Action::Crash => unreachable!("done above"),
+    }
+}
+
+/// Waits until redundancy agrees, as far as the array will bring it about by itself.
+pub async fn until_agreed(scene: &Scene) {
+    let patience = scene.world.now() + Duration::from_secs(600);
+    loop {
+        let status = scene.array.status();
+        if status.sync.is_none() || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
+            return;
+        }
+        if scene.world.now() > patience {
+            return scene.world.fail(format!("a resync does not end: {:?}", status.sync));
+        }
+        scene.world.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Disks differ in what they can do at once.
+pub fn endow(disks: &[Platter], dice: &crate::random::Random) {
+    for disk in disks {
+        disk.faults().zeroing.set(*dice.pick(&[Ability::Always, Ability::Never, Ability::Mostly]));
+        disk.faults().short_reads.set(dice.one_in(2));
+    }
+}

@@ -1,0 +1,21 @@
+//! raidd in a simulated world: the real engine and the real NBD session, on disks, clocks and sockets that a seed
+//! decides, with crashes and faults; and an oracle that knows what every read may return.
+//!
+//! In reading order: `random`, `world` (scheduler, clock, trace), `store` and `disk` (what is durable, what goes wrong),
+//! `content` and `oracle` (what may be read), `model` (members' bytes, read independently), `setup` (arrays), `plan`
+//! (what a seed says), `clients`, `director` (faults and operator's deeds), `run` (a seed from beginning to end), `soak`.
+
+pub mod clients;
+pub mod content;
+pub mod director;
+pub mod disk;
+pub mod model;
+pub mod mutants;
+pub mod oracle;
+pub mod plan;
+pub mod random;
+pub mod run;
+pub mod setup;
+pub mod soak;
+pub mod store;
+pub mod world;

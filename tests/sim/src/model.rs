@@ -1,0 +1,375 @@
+//! Reads arrays straight from their members' bytes: an independent model, written chunk by chunk from the format's
+//! formulas. It shares nothing with the engine's layouts and arithmetic but the parsers of superblock and bitmap.
+
+use std::cell::Ref;
+use std::ops::Range;
+
+use raidd::md::{Bitmap, Features, Superblock};
+use raidd::units::Sector;
+
+use crate::disk::Platter;
+
+/// Where a superblock lies.
+const SUPERBLOCK: Range<usize> = 4096..8192;
+
+/// The superblock on a disk, if there is a whole one.
+pub fn superblock(platter: &Platter) -> Option<Superblock> {
+    Superblock::parse(&platter.bytes()[SUPERBLOCK]).ok()
+}
+
+/// An array's shape and its members' bytes by slot.
+pub struct Model<'a> {
+    /// The superblock that is taken for the truth: the freshest.
+    pub truth: Superblock,
+    level: i32,
+    layout: u32,
+    chunk: usize,
+    slots: usize,
+    component: usize,
+    members: Vec<Option<Member<'a>>>,
+    /// What the superblocks of the peers admit: rows (RAID10: array bytes) from here on may disagree.
+    admitted: u64,
+    bitmap: Option<(u64, Vec<bool>)>,
+}
+
+struct Member<'a> {
+    bytes: Ref<'a, [u8]>,
+    start: usize,
+    /// Bytes of its data area that it claims to hold.
+    held: usize,
+    disk: usize,
+}
+
+/// Roles of one row: data slots in logical order, P, Q and each data slot's exponent.
+struct Row {
+    data: Vec<usize>,
+    p: usize,
+    q: Option<usize>,
+    exponents: Vec<usize>,
+}
+
+fn raid5_row(layout: u32, n: usize, row: usize) -> (Vec<usize>, usize) {
+    let p = match layout {
+        0 | 2 => n - 1 - row % n,
+        1 | 3 => row % n,
+        4 => 0,
+        _ => n - 1,
+    };
+    let data = match layout {
+        2 | 3 => (0..n - 1).map(|d| (p + 1 + d) % n).collect(),
+        _ => (0..n).filter(|&slot| slot != p).collect(),
+    };
+    (data, p)
+}
+
+fn row(level: i32, layout: u32, n: usize, row: usize) -> Row {
+    if level != 6 {
+        let (data, p) = raid5_row(if level == 4 { 5 } else { layout }, n, row);
+        return Row { data, p, q: None, exponents: vec![] };
+    }
+    let (data, p, q) = if layout >= 16 {
+        let (data, p) = raid5_row(layout - 16, n - 1, row);
+        (data, p, n - 1)
+    } else {
+        let p = match layout {
+            0 | 2 | 10 => n - 1 - row % n,
+            1 | 3 | 8 => row % n,
+            9 => n - 1 - (row + 1) % n,
+            4 => 0,
+            _ => n - 2,
+        };
+        let q = if layout == 10 { (p + n - 1) % n } else { (p + 1) % n };
+        let data = match layout {
+            2 | 3 => (0..n - 2).map(|d| (p + 2 + d) % n).collect(),
+            10 => (0..n - 2).map(|d| (p + 1 + d) % n).collect(),
+            _ => (0..n).filter(|slot| ![p, q].contains(slot)).collect::<Vec<_>>(),
+        };
+        (data, p, q)
+    };
+    let order: Vec<usize> = if [8, 9, 10].contains(&layout) {
+        (0..n).collect()
+    } else {
+        (0..n).map(|i| (q + 1 + i) % n).filter(|slot| ![p, q].contains(slot)).collect()
+    };
+    let exponents =
+        data.iter().map(|slot| order.iter().position(|s| s == slot).expect("a data slot")).collect();
+    Row { data, p, q: Some(q), exponents }
+}
+
+/// (slot, chunk within the data area) of each copy of a chunk of a RAID10, whose members have so many rows of chunks.
+fn raid10_copies(layout: u32, n: usize, rows: usize, number: usize) -> Vec<(usize, usize)> {
+    let (near, far) = ((layout & 0xff) as usize, (layout >> 8 & 0xff) as usize);
+    let offset = layout >> 16 & 1 == 1;
+    let chunks = rows / far * n / near;
+    let used = (chunks * near * far).div_ceil(n);
+    let stride = if offset { 1 } else { used / far };
+    let (first, mut line) = (number * near % n, number * near / n);
+    if offset {
+        line *= far;
+    }
+    let mut out = Vec::new();
+    for copy in 0..near {
+        let (mut slot, mut place) =
+            ((first + copy) % n, line + (first + copy) / n * if offset { far } else { 1 });
+        out.push((slot, place));
+        for _ in 1..far {
+            (slot, place) = ((slot + near) % n, place + stride);
+            out.push((slot, place));
+        }
+    }
+    out
+}
+
+/// Whether an array of this shape has all of its data on the slots that are present.
+pub fn survives(level: i32, layout: u32, present: &[bool]) -> bool {
+    let (n, gone) = (present.len(), present.iter().filter(|&&present| !present).count());
+    match level {
+        0 => gone == 0,
+        1 => gone < n,
+        4 | 5 => gone <= 1,
+        6 => gone <= 2,
+        // Chunks repeat their places after as many as there are members.
+        _ => (0..n).all(|number| {
+            let copies = raid10_copies(layout, n, 64 * n, number);
+            copies.iter().any(|&(slot, _)| present[slot])
+        }),
+    }
+}
+
+impl<'a> Model<'a> {
+    /// Takes the members that are at most one event behind the freshest and to which its table gives a slot.
+    pub fn of(platters: &'a [Platter]) -> Model<'a> {
+        Model::try_of(platters).expect("a member")
+    }
+
+    /// The same; none if there is no member.
+    pub fn try_of(platters: &'a [Platter]) -> Option<Model<'a>> {
+        let parsed: Vec<_> = platters
+            .iter()
+            .enumerate()
+            .filter_map(|(disk, platter)| Some((disk, superblock(platter)?)))
+            .collect();
+        let truth = parsed.iter().map(|(_, superblock)| superblock);
+        // Of equals, one that nobody else calls faulty.
+        let is_out = |superblock: &Superblock| {
+            parsed.iter().any(|(_, peer)| {
+                peer.events == superblock.events && peer.role_of(superblock.dev_number).slot().is_none()
+            })
+        };
+        let truth = truth.filter(|superblock| superblock.role().slot().is_some());
+        let truth = truth.max_by_key(|superblock| (superblock.events, !is_out(superblock)))?.clone();
+        let slots = truth.raid_disks as usize;
+        let mut members: Vec<_> = (0..slots).map(|_| None).collect();
+        let mut admitted = Sector::MAX;
+        let mut bitmap = None;
+        for (disk, superblock) in &parsed {
+            if superblock.events.0 + 1 < truth.events.0 {
+                continue;
+            }
+            let Some(slot) = truth.role_of(superblock.dev_number).slot() else { continue };
+            if superblock.role().slot() != Some(slot)
+                || superblock.feature_map.contains(Features::REPLACEMENT)
+            {
+                continue;
+            }
+            if superblock.events == truth.events {
+                admitted = admitted.min(superblock.resync_offset);
+            }
+            let bytes = platters[*disk].bytes();
+            if bitmap.is_none() && superblock.events == truth.events {
+                bitmap = Some(bits_of(superblock, &bytes));
+            }
+            let start = superblock.data_offset.bytes() as usize;
+            let len = superblock.data_size.bytes() as usize;
+            let recovered = superblock.recovered();
+            let held = if recovered == Sector::MAX { len } else { (recovered.bytes() as usize).min(len) };
+            members[slot.index()] = Some(Member { bytes, start, held, disk: *disk });
+        }
+        let chunk = truth.chunk.bytes() as usize;
+        Some(Model {
+            level: truth.level,
+            layout: truth.layout,
+            chunk: if truth.level == 1 { 4096 } else { chunk },
+            slots,
+            component: truth.size.bytes() as usize,
+            members,
+            admitted: if admitted == Sector::MAX { u64::MAX } else { admitted.bytes() },
+            bitmap: bitmap.flatten(),
+            truth,
+        })
+    }
+
+    /// The disks of the members that hold everything, by slot.
+    pub fn disks(&self) -> Vec<Option<usize>> {
+        let whole = |member: &Member<'_>| member.held >= self.component;
+        self.members.iter().map(|member| member.as_ref().filter(|m| whole(m)).map(|m| m.disk)).collect()
+    }
+
+    fn at(&self, slot: usize, start: usize, len: usize) -> Option<&[u8]> {
+        let member = self.members[slot].as_ref().filter(|member| start + len <= member.held)?;
+        Some(&member.bytes[member.start + start..member.start + start + len])
+    }
+
+    /// Whether the metadata admits that redundancy may disagree there: from a byte on, in the units of `inconsistent`.
+    pub fn admits(&self, at: u64) -> bool {
+        if at < self.admitted {
+            return false;
+        }
+        match &self.bitmap {
+            None => true,
+            Some((chunk, bits)) => {
+                let first = (at / chunk) as usize;
+                let last = ((at + self.chunk as u64 - 1) / chunk) as usize;
+                (first..=last).any(|bit| bits.get(bit).copied().unwrap_or(true))
+            }
+        }
+    }
+
+    /// Whether the superblocks say that all is in agreement.
+    pub fn says_clean(&self) -> bool {
+        self.admitted == u64::MAX
+    }
+
+    /// Places (byte offsets in the data area, in the array for copies) of chunks whose parity or copies disagree, among
+    /// the members that are there.
+    pub fn inconsistent(&self) -> Vec<usize> {
+        let mut out = Vec::new();
+        match self.level {
+            0 => {}
+            1 | 10 => {
+                for number in 0..self.array_chunks() {
+                    let copies = self.copies(number);
+                    let len = self.chunk_len(number);
+                    let mut present = copies.iter().filter_map(|&(slot, at)| self.at(slot, at, len));
+                    let Some(first) = present.next() else { continue };
+                    if present.any(|copy| copy != first) {
+                        out.push(number * self.chunk);
+                    }
+                }
+            }
+            _ => {
+                let mut sum = vec![0; self.chunk];
+                for line in 0..self.component / self.chunk {
+                    if !self.row_agrees(line, &mut sum) {
+                        out.push(line * self.chunk);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn array_chunks(&self) -> usize {
+        match self.level {
+            1 => self.component.div_ceil(self.chunk),
+            10 => {
+                let (near, far) = ((self.layout & 0xff) as usize, (self.layout >> 8 & 0xff) as usize);
+                self.component / self.chunk / far * self.slots / near
+            }
+            _ => self.component / self.chunk * self.data_count(),
+        }
+    }
+
+    /// Data chunks of a row.
+    pub fn data_count(&self) -> usize {
+        match self.level {
+            4 | 5 => self.slots - 1,
+            6 => self.slots - 2,
+            _ => 1,
+        }
+    }
+
+    fn chunk_len(&self, number: usize) -> usize {
+        if self.level == 1 { self.chunk.min(self.component - number * self.chunk) } else { self.chunk }
+    }
+
+    /// (slot, byte of the data area) of each place where an array's chunk lies as it is.
+    fn copies(&self, number: usize) -> Vec<(usize, usize)> {
+        match self.level {
+            1 => (0..self.slots).map(|slot| (slot, number * self.chunk)).collect(),
+            10 => {
+                let copies = raid10_copies(self.layout, self.slots, self.component / self.chunk, number);
+                copies.into_iter().map(|(slot, place)| (slot, place * self.chunk)).collect()
+            }
+            _ => {
+                let (line, data) = (number / self.data_count(), number % self.data_count());
+                let row = row(self.level, self.layout, self.slots, line);
+                vec![(row.data[data], line * self.chunk)]
+            }
+        }
+    }
+
+    /// Every place where the array's content lies as it is: (disk, byte of the array, the bytes there).
+    pub fn each_copy(
+        &self,
+        mut see: impl FnMut(usize, u64, &[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        if self.level == 0 {
+            return Ok(());
+        }
+        for number in 0..self.array_chunks() {
+            let len = self.chunk_len(number);
+            for (slot, at) in self.copies(number) {
+                if let Some(bytes) = self.at(slot, at, len) {
+                    let disk = self.members[slot].as_ref().expect("it holds bytes").disk;
+                    see(disk, (number * self.chunk) as u64, bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn row_agrees(&self, line: usize, sum: &mut [u8]) -> bool {
+        let row = row(self.level, self.layout, self.slots, line);
+        let cell = |slot: usize| self.at(slot, line * self.chunk, self.chunk);
+        if let Some(p) = cell(row.p) {
+            sum.copy_from_slice(p);
+            for &slot in &row.data {
+                let Some(data) = cell(slot) else { return true };
+                add(sum, data);
+            }
+            if sum.iter().any(|&byte| byte != 0) {
+                return false;
+            }
+        }
+        let Some(q) = row.q.and_then(cell) else { return true };
+        // Horner's rule, from the highest exponent down: sum = sum * g + data.
+        sum.fill(0);
+        let top = row.exponents.iter().copied().max().unwrap_or(0);
+        for exponent in (0..=top).rev() {
+            double(sum);
+            let Some(index) = row.exponents.iter().position(|&own| own == exponent) else { continue };
+            let Some(data) = cell(row.data[index]) else { return true };
+            add(sum, data);
+        }
+        sum == q
+    }
+}
+
+fn bits_of(superblock: &Superblock, bytes: &[u8]) -> Option<(u64, Vec<bool>)> {
+    if !superblock.feature_map.contains(Features::BITMAP) || superblock.has_ppl() {
+        return None;
+    }
+    let at = superblock.bitmap_sector()?.bytes() as usize;
+    let bitmap = Bitmap::parse(&bytes[at..superblock.data_offset.bytes() as usize]).ok()?;
+    if bitmap.superblock.is_stale() || bitmap.superblock.events < superblock.events {
+        return None;
+    }
+    let count = bitmap.chunk_count();
+    let bits = (0..count).map(|chunk| bitmap.is_set(chunk)).collect();
+    Some((bitmap.superblock.chunk_bytes.into(), bits))
+}
+
+fn add(sum: &mut [u8], data: &[u8]) {
+    for (sum, data) in sum.iter_mut().zip(data) {
+        *sum ^= data;
+    }
+}
+
+/// Multiplies every byte by g = 2 in GF(2^8) with the polynomial 0x11d.
+fn double(sum: &mut [u8]) {
+    for byte in sum {
+        let carry = (*byte >> 7) * 0x1d;
+        *byte = *byte << 1 ^ carry;
+    }
+}

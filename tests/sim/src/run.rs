@@ -1,0 +1,435 @@
+//! One seed from beginning to end: an array is made, served, crashed or stopped, looked at from outside, and started
+//! again, a few times over; then everything must be there.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use raidd::engine::{AssembleOptions, Health, Phase, Refusal};
+use raidd::io::Clock;
+
+use crate::clients::{Done, Scene};
+use crate::director::{Atlas, Tally, direct, endow, is_in_agreement, look, may_crash, until_agreed};
+use crate::disk::Platter;
+use crate::model::{Model, superblock, survives};
+use crate::oracle::Oracle;
+use crate::plan::{Narrow, Part, Plan, Profile};
+use crate::setup::{SimArray, assemble_array, check_memory, label, make_array};
+use crate::store::Luck;
+use crate::world::{Ended, World};
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
+    /// Of the whole trace.
+    pub hash: u64,
+    /// Client operations.
+    pub ops: u64,
+    /// Of these, answered with an error.
+    pub errors: u64,
+    /// Bytes that clients read, and that were checked.
+    pub checked: u64,
+    /// Operations of disks.
+    pub disk_ops: u64,
+    /// The scheduler's steps.
+    pub steps: u64,
+    /// What befell it.
+    pub tally: Tally,
+}
+
+struct Run {
+    plan: Rc<Plan>,
+    world: World,
+    atlas: Rc<Atlas>,
+    oracle: Rc<RefCell<Oracle>>,
+    done: Rc<Done>,
+}
+
+/// How an era ended, other than by a crash.
+#[derive(Debug, PartialEq, Eq)]
+enum EraEnd {
+    Stopped,
+    /// It could not be started.
+    Refused,
+}
+
+/// Lives through a seed; panics of the engine are failures, too.
+pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report {
+    let plan = Rc::new(Plan::new(seed, profile, narrow));
+    let world = World::new(seed);
+    if telling {
+        world.tell_all();
+        println!("{plan:#?}");
+    }
+    let disks = plan.platters();
+    endow(&disks, world.dice());
+    let run = Run {
+        oracle: Rc::new(RefCell::new(Oracle::new(0, plan.grain, false))),
+        atlas: Rc::new(Atlas::new(disks)),
+        done: Rc::default(),
+        world,
+        plan,
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.live()));
+    let failure = match outcome {
+        Ok(result) => result.err(),
+        Err(panic) => Some(format!("panicked: {}", words(&*panic))),
+    };
+    let disk_ops = run.atlas.disks.iter().map(|disk| disk.counts().operations).sum();
+    let report = Report {
+        seed,
+        failure,
+        hash: run.world.hash(),
+        ops: run.done.ops.get(),
+        errors: run.done.errors.get(),
+        checked: run.done.checked.get(),
+        disk_ops,
+        steps: run.world.steps(),
+        tally: *run.atlas.tally.borrow(),
+    };
+    drop(run);
+    Report { failure: report.failure.or_else(|| check_memory().err()), ..report }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".into())
+}
+
+impl Run {
+    fn live(&self) -> Result<(), String> {
+        let mut until = 0;
+        for (number, ops) in self.plan.eras.iter().enumerate() {
+            until = (until + ops).min(self.plan.ops());
+            match self.era(number, until)? {
+                Some(EraEnd::Refused) => return Ok(()),
+                Some(EraEnd::Stopped) => {
+                    self.atlas.count(|tally| tally.stops += 1);
+                    self.after_stop()?;
+                }
+                None => {}
+            }
+        }
+        self.at_last()
+    }
+
+    /// One era. None if it ended in a crash; what the crash leaves has been looked at.
+    fn era(&self, number: usize, until: u64) -> Result<Option<EraEnd>, String> {
+        let present = if number == 0 { Vec::new() } else { self.return_disks() };
+        let (plan, world) = (self.plan.clone(), self.world.clone());
+        let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
+        world.say(|| format!("run: era {number}"));
+        let ended = self.world.live(async move {
+            let array = if number == 0 {
+                make(&world, &plan, &atlas, &oracle).await
+            } else {
+                start(&world, &plan, &atlas, &oracle, &present, true).await
+            };
+            let Some(array) = array else { return EraEnd::Refused };
+            let scene = Scene::new(&world, &plan, array, &oracle, &done, until);
+            serve(&scene, &atlas, number).await;
+            EraEnd::Stopped
+        });
+        match ended {
+            Ended::Done(end) => Ok(Some(end)),
+            Ended::Failed(why) => Err(why),
+            Ended::Crashed => {
+                self.crash()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The daemon has just died. Whether the machine has, too, is drawn here.
+    fn crash(&self) -> Result<(), String> {
+        let dice = self.world.dice();
+        for disk in &self.atlas.disks {
+            disk.abandon(dice);
+        }
+        let machine = dice.one_in(2);
+        let luck = *dice.pick(&[Luck::All, Luck::None, Luck::Some, Luck::Some, Luck::Most]);
+        if machine {
+            let lost: u64 = self.atlas.disks.iter().map(|disk| disk.lose_cache(luck, dice)).sum();
+            self.world.say(|| format!("run: the machine crashes; {lost} units are lost ({luck:?})"));
+            self.atlas.count(|tally| tally.power_cuts += 1);
+        } else {
+            self.world.say(|| "run: the daemon is killed");
+            self.atlas.count(|tally| tally.kills += 1);
+        }
+        self.world.note(5, u64::from(machine));
+        self.oracle.borrow_mut().crash(machine);
+        self.atlas.fresh.set(false);
+        self.atlas.torn.set(false);
+        self.check_admitted()
+    }
+
+    /// What disagrees is admitted by the metadata, whatever has happened.
+    fn check_admitted(&self) -> Result<(), String> {
+        let Some(model) = Model::try_of(&self.atlas.disks) else { return Ok(()) };
+        if !model.disks().iter().any(Option::is_some) {
+            return Ok(());
+        }
+        let torn = model.inconsistent();
+        let hidden: Vec<_> = torn.iter().filter(|&&at| !model.admits(at as u64)).collect();
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        Err(format!("redundancy disagrees at {hidden:?}, and the metadata does not admit it"))
+    }
+
+    /// An array that was stopped says what is.
+    fn after_stop(&self) -> Result<(), String> {
+        let busy: Vec<_> =
+            self.atlas.disks.iter().filter(|disk| disk.busy() > disk.hung()).map(label).collect();
+        if !busy.is_empty() {
+            return Err(format!("the array has been stopped, but writes to {busy:?} are under way"));
+        }
+        // Operations that nobody waited for may have been left to themselves.
+        self.atlas.disks.iter().for_each(|disk| disk.abandon(self.world.dice()));
+        self.check_admitted()
+    }
+
+    /// Who is there at the next start: everybody, or everybody but some who are not missed.
+    fn return_disks(&self) -> Vec<Platter> {
+        let dice = self.world.dice();
+        let mut present = Vec::new();
+        let newest = self.atlas.disks.iter().filter_map(|disk| Some(superblock(disk)?.events)).max();
+        for (disk, impaired) in self.atlas.disks.iter().zip(&self.atlas.impaired) {
+            let faults = disk.faults();
+            let was_bad = faults.dead.get() || faults.writes_left.get().is_some() || faults.flush_fails.get();
+            let is_fresh = superblock(disk).is_some_and(|superblock| Some(superblock.events) == newest);
+            if was_bad && dice.one_in(2) && !(self.plan.profile == Profile::Beyond && is_fresh) {
+                // It stays away; but in a cupboard nothing is wrong with it.
+                disk.mend();
+                faults.dead.set(true);
+                impaired.set(true);
+                continue;
+            }
+            if was_bad {
+                self.atlas.count(|tally| tally.returns += 1);
+            }
+            let unreadable = std::mem::take(&mut *faults.unreadable.borrow_mut());
+            disk.mend();
+            impaired.set(!unreadable.is_empty());
+            *faults.unreadable.borrow_mut() = unreadable;
+            if superblock(disk).is_some() {
+                present.push(disk.clone());
+            }
+        }
+        present
+    }
+
+    /// After the last era: all disks are well again, the array is started once more, and everything is looked at.
+    fn at_last(&self) -> Result<(), String> {
+        self.atlas.mend_all();
+        let all = self.atlas.disks.iter().filter(|disk| superblock(disk).is_some());
+        let present: Vec<Platter> = all.cloned().collect();
+        let (plan, world) = (self.plan.clone(), self.world.clone());
+        let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
+        world.say(|| "run: the last look");
+        let ended = self.world.live(async move {
+            let Some(array) = start(&world, &plan, &atlas, &oracle, &present, false).await else {
+                return;
+            };
+            let scene = Scene::new(&world, &plan, array, &oracle, &done, 0);
+            inspect(&scene, &atlas).await;
+            stop(&scene, &atlas).await;
+        });
+        match ended {
+            Ended::Done(()) => self.after_stop(),
+            Ended::Failed(why) => Err(why),
+            Ended::Crashed => Err("crashed, unasked".into()),
+        }
+    }
+}
+
+async fn make(world: &World, plan: &Plan, atlas: &Atlas, oracle: &Rc<RefCell<Oracle>>) -> Option<SimArray> {
+    let platters = atlas.disks.iter().enumerate();
+    let platters: Vec<_> =
+        platters.map(|(slot, disk)| (Some(slot) != plan.missing).then(|| disk.clone())).collect();
+    let array = match make_array(world, &plan.shape, &platters, &plan.making).await {
+        Ok(array) => array,
+        Err(error) => {
+            world.fail(format!("it could not be made: {error}"));
+            return None;
+        }
+    };
+    let zero = plan.making.zero || plan.making.assume_clean;
+    *oracle.borrow_mut() = Oracle::new(array.size_bytes(), plan.grain, zero);
+    Some(array)
+}
+
+/// Assembles what is there. None if that is refused, rightly.
+async fn start(
+    world: &World,
+    plan: &Plan,
+    atlas: &Atlas,
+    oracle: &Rc<RefCell<Oracle>>,
+    present: &[Platter],
+    may_fall: bool,
+) -> Option<SimArray> {
+    if may_fall
+        && world.random(6) == 0
+        && plan.profile == Profile::Within
+        && !plan.narrow.is_without(Part::Crashes)
+    {
+        let whole = Model::try_of(present).is_some_and(|model| model.disks().iter().all(Option::is_some));
+        let sound = atlas.impaired.iter().all(|impaired| !impaired.get());
+        if whole && sound {
+            // It may not even get up properly.
+            world.crash_in(world.random(3000));
+        }
+    }
+    let block = plan.making.block;
+    let options = AssembleOptions::default();
+    let mut result = assemble_array(world, present, block, options).await;
+    world.say(|| format!("run: assembled {} disks: {:?}", present.len(), result.as_ref().err()));
+    if let Err(error) = &result {
+        atlas.count(|tally| tally.refusals += 1);
+        if plan.profile == Profile::Within {
+            world.fail(format!("it was not started: {error}"));
+            return None;
+        }
+        if !matches!(error, Refusal::DirtyDegraded(_) | Refusal::TooFew(_) | Refusal::BadSet(_)) {
+            world.fail(format!("it was refused for a strange reason: {error}"));
+            return None;
+        }
+        if matches!(error, Refusal::DirtyDegraded(_)) {
+            let options = AssembleOptions { force: true, ..Default::default() };
+            result = assemble_array(world, present, block, options).await;
+            atlas.count(|tally| tally.forced += 1);
+            match &result {
+                // Where it was being written, what is missing is anything.
+                Ok(array) => oracle.borrow_mut().lose_touched(array.size_bytes(), stripe_bytes(plan)),
+                Err(error) => world.fail(format!("dirty and degraded, and not even by force: {error}")),
+            }
+        }
+    }
+    result.ok()
+}
+
+/// Bytes of the array in a stripe.
+fn stripe_bytes(plan: &Plan) -> u64 {
+    let data = match plan.shape.level {
+        4 | 5 => plan.shape.slots - 1,
+        6 => plan.shape.slots - 2,
+        _ => 1,
+    };
+    (plan.shape.chunk_kib << 10) * data as u64
+}
+
+/// An era from the first request to the stop.
+async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
+    let (world, dice) = (scene.world.clone(), scene.world.dice());
+    look(scene, atlas);
+    if number == 0 && scene.plan.fill {
+        scene.fill().await;
+    }
+    scene.open();
+    direct(scene, atlas).await;
+    let crashes = !scene.plan.narrow.is_without(Part::Crashes);
+    if crashes && dice.one_in(3) && !world.will_crash() && may_crash(scene, atlas) {
+        // Nothing is under way, or hardly anything; and some time may have passed.
+        world.crash_in(dice.below(3000));
+    }
+    if dice.one_in(2) {
+        scene.close().await;
+        inspect(scene, atlas).await;
+    }
+    stop(scene, atlas).await;
+}
+
+/// At a quiet moment everything is looked at: by the clients' way, and on the members.
+async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    until_agreed(scene).await;
+    look(scene, atlas);
+    scene.read_all().await;
+    scene.flush().await;
+    scene.world.sleep(Duration::from_millis(450)).await;
+    while atlas.disks.iter().any(|disk| disk.busy() > disk.hung()) {
+        scene.world.sleep(Duration::from_micros(500)).await;
+    }
+    if scene.world.has_failed() {
+        return;
+    }
+    let (status, within) = (scene.array.status(), scene.plan.profile == Profile::Within);
+    let shape = &scene.plan.shape;
+    if within {
+        let sound: Vec<bool> = atlas.sound(&status).iter().map(Option::is_some).collect();
+        let failed = status.health == Health::Failed || status.phase == Phase::ReadOnly;
+        if failed || !survives(shape.level, shape.layout, &sound) {
+            return scene.world.fail(format!("within redundancy, and yet: {status:?}"));
+        }
+    }
+    if is_in_agreement(&status)
+        && let Err(why) = check_members(scene, atlas, &status)
+    {
+        return scene.world.fail(why);
+    }
+    if is_in_agreement(&status) && status.phase == Phase::Clean {
+        scene.oracle.borrow_mut().at_rest();
+    }
+}
+
+/// Members in sync hold what they should: superblocks, redundancy, every acknowledged write.
+fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStatus) -> Result<(), String> {
+    let Some(model) = Model::try_of(&atlas.disks) else { return Err("no member has a superblock".into()) };
+    if scene.plan.shape.level == 0 {
+        return Ok(());
+    }
+    let claimed: Vec<Option<usize>> = model.disks();
+    for member in &status.members {
+        let (Some(slot), Some(path)) = (member.slot, &member.path) else { continue };
+        let disk = atlas.disk(path);
+        let is_in_sync = member.state == Some(raidd::engine::MemberState::InSync);
+        let is_claimed = claimed[slot.index()] == Some(disk);
+        if is_in_sync && status.phase == Phase::Clean && !is_claimed {
+            return Err(format!("{path} is in sync, but the members' superblocks do not know it"));
+        }
+        // One that takes no writes any more can record nothing, and acknowledges none.
+        let records = status.phase != Phase::ReadOnly;
+        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed && records {
+            return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
+        }
+    }
+    let torn = model.inconsistent();
+    if !torn.is_empty() {
+        return Err(format!("redundancy disagrees at {torn:?}, and all is said to be well"));
+    }
+    // Started by force, it may have nothing left that could disagree, and has not said so yet.
+    let within = scene.plan.profile == Profile::Within;
+    if within && status.phase == Phase::Clean && !model.says_clean() {
+        return Err("the array is clean, but its superblocks do not say so".into());
+    }
+    let mut oracle = scene.oracle.borrow_mut();
+    model.each_copy(|disk, at, bytes| {
+        oracle.check_now(at, bytes).map_err(|why| format!("on disk{disk}: {why}"))
+    })
+}
+
+async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    scene.stopping.set(true);
+    let result = scene.array.stop().await;
+    scene.world.say(|| format!("run: stopped: {result:?}"));
+    scene.close().await;
+    let within = scene.plan.profile == Profile::Within;
+    if within && result.is_err() && !scene.full.get() {
+        return scene.world.fail(format!("it could not be stopped: {result:?}"));
+    }
+    if result.is_err() || !within {
+        return;
+    }
+    let status = scene.array.status();
+    if !is_in_agreement(&status) || status.read_only.is_some() || scene.plan.shape.level == 0 {
+        return;
+    }
+    if let Some(model) = Model::try_of(&atlas.disks)
+        && !model.says_clean()
+    {
+        scene.world.fail("it was stopped in order, but its superblocks do not say clean");
+    }
+}
