@@ -228,7 +228,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let end = self.lock_rows();
         // A checkpoint may lie anywhere; what is resynced twice does no harm.
         let cursor = from.0.min(end);
-        let mut pending = RowSet::from_iter([cursor..end]);
+        let mut pending = RowSet::from_iter(std::iter::once(cursor..end));
         if let Some(intent) = self.intent.as_ref().filter(|_| narrowed) {
             let marked = intent.borrow().marked();
             let mut rest = 0;
@@ -242,7 +242,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 pending.remove(&(rest..end));
             }
         }
-        Resync { trust, pending, end, checkpoint: cursor }
+        let checkpoint = pending.next_from(0).map_or(end, |rows| rows.start);
+        Resync { trust, pending, end, checkpoint }
     }
 
     /// How many rows there are, in the units of the row locks.

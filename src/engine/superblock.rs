@@ -315,7 +315,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         self.end_sync_task().await;
         self.flush_members().await?;
-        if was != Phase::ReadOnly && was != Phase::Stopped {
+        // What has never been written to here is left as it is.
+        let is_touched = self.state.borrow().events != self.truth.events;
+        if is_touched && was != Phase::ReadOnly && was != Phase::Stopped {
             self.clear_idle_bits(Duration::ZERO).await?;
         }
         let _lane = self.lane.lock(0..1).await;

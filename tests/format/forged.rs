@@ -1,9 +1,11 @@
 //! The golden arrays' kin: states and geometries that they do not show are read right, or refused, and nothing is
 //! written to them.
 
-use raidd::engine::{AssembleOptions, Refusal};
-use raidd::io::{Device, Fua, IoErrorKind, Pool, Slice};
-use raidd::md::{BitmapSuperblock, Features};
+use std::time::Duration;
+
+use raidd::engine::{AssembleOptions, Health, Refusal};
+use raidd::io::{Clock, Device, Fua, IoErrorKind, Pool, Slice};
+use raidd::md::{Bitmap, Features, Superblock};
 use raidd::units::Sector;
 
 use crate::forge::{Forged, MEMBER_SECTORS, Shape, noise, shape};
@@ -26,11 +28,12 @@ fn plain() -> AssembleOptions {
     AssembleOptions::default()
 }
 
-/// The content is right, the array is read-only or not, and no member has changed.
+/// The content is right, opened read-only or not, and no member has changed.
 fn check(members: &[MemoryMember], expected: &[u8], read_only: bool, what: &str) {
     let before: Vec<_> = members.iter().map(|member| member.device.content()).collect();
     let world = World::new(1);
-    let array = open(&world, members, &plain()).unwrap_or_else(|refusal| panic!("{what}: {refusal}"));
+    let options = AssembleOptions { read_only, ..plain() };
+    let array = open(&world, members, &options).unwrap_or_else(|refusal| panic!("{what}: {refusal}"));
     assert_eq!(array.info().read_only, read_only, "{what}");
     let read = content(&world, &array).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(read.len(), expected.len(), "{what}");
@@ -40,6 +43,32 @@ fn check(members: &[MemoryMember], expected: &[u8], read_only: bool, what: &str)
     stop(&world, array);
     for (member, before) in members.iter().zip(before) {
         assert!(member.device.content() == before, "{what}: {} was changed", member.label);
+    }
+}
+
+/// What somebody else began is ended here: then every member holds what it should.
+fn ends_well(members: &[MemoryMember], expected: &[u8], slots: usize, what: &str) {
+    let world = World::new(3);
+    let array = open(&world, members, &plain()).unwrap_or_else(|refusal| panic!("{what}: {refusal}"));
+    array.start();
+    let (waiting, clock) = (array.clone(), world.clone());
+    world.run(async move {
+        while waiting.status().sync.is_some() {
+            clock.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert_eq!(array.health(), Health::Optimal, "{what}");
+    stop(&world, array);
+    let in_sync = |member: &&MemoryMember| {
+        let superblock = Superblock::parse(&member.device.content()[4096..8192]).expect("a superblock");
+        superblock.recovered() == Sector::MAX
+    };
+    assert!(members.iter().filter(in_sync).count() >= slots, "{what}");
+    for missing in 0..members.len() {
+        let mut rest = members.to_vec();
+        rest.remove(missing);
+        let array = open(&world, &rest, &plain()).unwrap_or_else(|refusal| panic!("{what}: {refusal}"));
+        assert!(content(&world, &array).expect("readable") == expected, "{what}: without {missing}");
     }
 }
 
@@ -77,6 +106,9 @@ fn half_rebuilt_members() {
                 let what = format!("{shape:?}: slot {slot} is rebuilt up to {recovered}");
                 check(&forged.without(&[], 512), &forged.content, true, &what);
                 check(&forged.without(&[], 4096), &forged.content, true, &what);
+                if recovered == 203 {
+                    ends_well(&forged.without(&[], 512), &forged.content, shape.slots, &what);
+                }
                 if shape.level == 6 {
                     let other = (slot + 2) % shape.slots;
                     check(&forged.without(&[other], 512), &forged.content, true, &what);
@@ -101,6 +133,8 @@ fn half_replaced_members() {
             check(&forged.without(&[], 512), &forged.content, true, &what);
             check(&forged.without(&[slot], 512), &forged.content, true, &what);
             check(&forged.without(&[slot], 4096), &forged.content, true, &what);
+            ends_well(&forged.without(&[], 512), &forged.content, shape.slots, &what);
+            ends_well(&forged.without(&[slot], 512), &forged.content, shape.slots, &what);
             // Where the original is bad, its replacement serves; the other way about, and both ways.
             forged.make_bad(slot, &[(10, 30), (100, 108)]);
             check(&forged.without(&[], 512), &forged.content, true, &what);
@@ -286,14 +320,14 @@ fn a_damaged_bitmap_is_refused() {
 
 /// Reading leaves it as it is; before the first write all members' bitmaps are marked stale.
 #[test]
-fn a_bitmap_is_stale_from_the_first_write_on() {
+fn a_bitmap_tells_what_is_being_written() {
     for shape in [shape(1, 0, 0, 2), shape(5, 2, 16, 3), shape(10, 0x102, 16, 4)] {
-        let mut forged = Forged::new(shape, 0, true);
-        let place = forged.superblock(0).bitmap_sector().expect("a bitmap").bytes() as usize;
-        let state = |bytes: &[u8]| BitmapSuperblock::parse(&bytes[place..]).expect("a bitmap").state;
-        for member in &mut forged.members {
-            assert_eq!(state(member), BitmapSuperblock::STALE, "it was filled");
-            member[place + 48] = 0;
+        let forged = Forged::new(shape, 0, true);
+        let superblock = forged.superblock(0);
+        let place = superblock.bitmap_sector().expect("a bitmap").bytes() as usize;
+        let bitmap = |bytes: &[u8]| Bitmap::parse(&bytes[place..]).expect("a bitmap");
+        for member in &forged.members {
+            assert!(bitmap(member).is_clear(), "it was filled and stopped");
         }
         check(&forged.without(&[], 512), &forged.content, false, &format!("{shape:?}"));
         let members = forged.without(&[], 512);
@@ -301,7 +335,14 @@ fn a_bitmap_is_stale_from_the_first_write_on() {
         let array = open(&world, &members, &plain()).expect("a clean array");
         let writer = array.clone();
         world.run(async move { writer.write(0, vec![Slice::zeroes(512)], Fua::No).await }).expect("memory");
-        assert!(members.iter().all(|member| state(&member.device.content()) == BitmapSuperblock::STALE));
+        for member in &members {
+            let bytes = member.device.content();
+            let (bitmap, superblock) =
+                (bitmap(&bytes), Superblock::parse(&bytes[4096..8192]).expect("a superblock"));
+            assert_eq!(bitmap.set_chunks().collect::<Vec<_>>(), [0]);
+            assert_eq!((bitmap.superblock.events, bitmap.superblock.state), (superblock.events, 0));
+        }
         stop(&world, array);
+        assert!(members.iter().all(|member| bitmap(&member.device.content()).is_clear()));
     }
 }
