@@ -11,15 +11,20 @@ use crate::md::format_uuid;
 /// What is said of an array that runs.
 pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -> Status {
     let level = facts.shape.level;
-    let sync = facts.resync.as_ref().map_or(SyncStatus::idle(0), |resync| {
-        let left = resync.total_bytes - resync.done_bytes;
+    let sync = facts.sync.as_ref().map_or(SyncStatus::idle(facts.mismatched_sectors), |sync| {
+        let left = sync.total_bytes - sync.done_bytes;
         SyncStatus {
-            action: SyncAction::Resync,
-            done_bytes: resync.done_bytes,
-            total_bytes: resync.total_bytes,
-            bytes_per_sec: resync.bytes_per_sec,
-            eta_seconds: left.checked_div(resync.bytes_per_sec),
-            mismatches: resync.mismatched_sectors,
+            action: match sync.action {
+                engine::SyncAction::Resync => SyncAction::Resync,
+                engine::SyncAction::Recovery => SyncAction::Recovery,
+                engine::SyncAction::Check => SyncAction::Check,
+                engine::SyncAction::Repair => SyncAction::Repair,
+            },
+            done_bytes: sync.done_bytes,
+            total_bytes: sync.total_bytes,
+            bytes_per_sec: sync.bytes_per_sec,
+            eta_seconds: left.checked_div(sync.bytes_per_sec),
+            mismatches: facts.mismatched_sectors,
         }
     });
     Status {
@@ -89,7 +94,7 @@ fn member(facts: &MemberStatus) -> Member {
         state: state_of(facts),
         read_errors: facts.read_errors,
         write_errors: facts.write_errors,
-        corrected_errors: 0,
+        corrected_errors: facts.corrected_sectors,
     }
 }
 

@@ -3,13 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+use super::bitmap::Intent;
+use super::deadline::Deadlines;
 use super::locks::RowLocks;
-use super::member::{Member, Seat};
+use super::repair::Mending;
+use super::roster::Roster;
 use super::state::{Phase, State};
+use super::sync::SyncTask;
 use crate::io::{
     Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime, Slice, Zeroing,
 };
 use crate::layout::{Geometry, Level, Shape};
+use crate::md::Superblock;
 use crate::units::SECTOR_BYTES;
 
 /// The engine's memory: pools of its own, so that nothing clients do can keep it from finishing what it has begun.
@@ -51,16 +56,23 @@ pub struct Array<D, R> {
     pub(super) name: String,
     /// What all member I/O is aligned to: the largest block of any member, at least a sector.
     pub(super) block_bytes: u64,
-    pub(super) seats: Vec<Seat<D>>,
-    pub(super) spares: Vec<Rc<Member<D>>>,
+    pub(super) roster: RefCell<Roster<D>>,
+    /// What every superblock of this array has in common.
+    pub(super) truth: Superblock,
     pub(super) state: RefCell<State>,
     pub(super) locks: RowLocks,
     /// The one lane in which superblocks and bitmap superblocks are written.
     pub(super) lane: RowLocks,
+    /// The write-intent bitmap, where the array has one, and the lane in which it is written.
+    pub(super) intent: Option<RefCell<Intent>>,
+    pub(super) bitmap_lane: RowLocks,
+    /// Who is in the array is changed by one operator at a time.
+    pub(super) changes: RowLocks,
+    pub(super) mending: Mending,
     /// Counts reads, so that copies take turns.
     pub(super) turn: Cell<usize>,
-    /// The resync task is running.
-    pub(super) resyncing: Cell<bool>,
+    pub(super) sync: SyncTask,
+    pub(super) deadlines: Rc<Deadlines>,
     pub(super) memory: Memory,
     pub(super) runtime: R,
     pub(super) weak: Weak<Array<D, R>>,
@@ -88,12 +100,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// The array's UUID, as stored.
     pub fn uuid(&self) -> [u8; 16] {
-        self.any_superblock().set_uuid
-    }
-
-    pub(super) fn any_superblock(&self) -> &crate::md::Superblock {
-        let mut seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
-        &seated.next().expect("an array has a member").superblock
+        self.truth.set_uuid
     }
 
     /// Bytes of content.
@@ -110,7 +117,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Bytes of one member's rows that are worked on at a time: large where members are few, so that the scratch of one
     /// stripe stays within a few megabytes.
     pub(super) fn window_bytes(&self) -> u64 {
-        let share = (4 << 20) / (self.seats.len() as u64 + 2);
+        let share = (4 << 20) / (u64::from(self.shape.slots) + 2);
         let window = 1u64 << share.max(1).ilog2();
         window.clamp(self.block_bytes.max(4096), 512 << 10)
     }
@@ -130,7 +137,6 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
     fn info(&self) -> DeviceInfo {
         let chunk_bytes = self.shape.chunk.bytes();
-        let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
         DeviceInfo {
             size_bytes: self.size_bytes(),
             read_block_bytes: self.block_bytes as u32,
@@ -141,13 +147,14 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
                 4096
             },
             read_only: self.state.borrow().phase == Phase::ReadOnly,
-            rotational: members().any(|member| member.device.info().rotational),
+            rotational: self.roster.borrow().live().any(|member| member.device.info().rotational),
         }
     }
 
     async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
         self.check(offset_bytes, buf.len() as u64, self.block_bytes)?;
         let _busy = self.enter(false)?;
+        self.sync.last_request.set(self.runtime.now());
         if buf.is_empty() {
             return Ok(buf);
         }
@@ -161,6 +168,7 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         let len_bytes = data.iter().map(|slice| slice.len() as u64).sum();
         self.check(offset_bytes, len_bytes, 1)?;
         let _busy = self.enter(true)?;
+        self.sync.last_request.set(self.runtime.now());
         if len_bytes == 0 {
             return Ok(());
         }
@@ -182,6 +190,7 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
     ) -> Result<(), IoError> {
         self.check(offset_bytes, len_bytes, 1)?;
         let _busy = self.enter(true)?;
+        self.sync.last_request.set(self.runtime.now());
         if len_bytes == 0 {
             return Ok(());
         }

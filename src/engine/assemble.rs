@@ -20,12 +20,15 @@ use std::time::Duration;
 
 use self::room::{block_bytes, check_blocks, check_room};
 use super::array::{Array, Memory};
+use super::bitmap::Intent;
+use super::deadline::Deadlines;
 use super::error::Refusal;
 use super::load::Found;
-use super::member::{Member, MemberState, Seat};
+use super::member::{Member, MemberState};
 use super::plan::Trust;
 use super::ppl;
 use super::ranges::RowSet;
+use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
@@ -79,19 +82,28 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         distrust_logs(&mut start, &truth, told, options)?;
     }
 
+    let deadlines = Deadlines::new(runtime);
+    let intent = found[seating.freshest].bitmap.take();
+    let intent = intent.map(|bitmap| {
+        let stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
+        RefCell::new(Intent::new(bitmap, stale, block_bytes))
+    });
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
-        Rc::new(member(taken[index].take().expect("a member has one place"), slot, replacement, block_bytes))
+        let found = taken[index].take().expect("a member has one place");
+        Rc::new(member(found, slot, replacement, block_bytes, &deadlines))
     };
     let seats = seating.slots.iter().enumerate().map(|(slot, &(main, replacement))| {
         let slot = Some(MemberSlot(slot as u16));
+        // One whose original is gone is the member, as far as it has been filled.
+        let (main, replacement) = if main.is_none() { (replacement, None) } else { (main, replacement) };
         Seat {
             member: main.map(|index| take(index, slot, false)),
             replacement: replacement.map(|index| take(index, slot, true)),
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-    let spares: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
+    let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
     Ok(Rc::new_cyclic(|weak| {
         let mut array = Array {
@@ -99,8 +111,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             geometry,
             name,
             block_bytes,
-            seats,
-            spares,
+            roster: RefCell::new(Roster { seats, others }),
+            truth: truth.clone(),
             state: RefCell::new(State {
                 phase: if start.read_only.is_some() { Phase::ReadOnly } else { Phase::Clean },
                 read_only: start.read_only,
@@ -114,19 +126,23 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 wanted: 0,
                 written: 0,
                 recorded: None,
-                bitmap_is_stale: false,
                 settling: false,
                 flush_lost: false,
             }),
             locks: Default::default(),
             lane: Default::default(),
+            intent,
+            bitmap_lane: Default::default(),
+            changes: Default::default(),
+            mending: Default::default(),
             turn: Cell::new(0),
-            resyncing: Cell::new(false),
+            sync: Default::default(),
+            deadlines,
             memory: memory.clone(),
             runtime: runtime.clone(),
             weak: weak.clone(),
         };
-        let resync = start.resync.map(|(from, trust)| array.resync_from(from, trust));
+        let resync = start.resync.map(|(from, trust)| array.resync_from(from, trust, !options.fresh));
         array.state.get_mut().resync = resync;
         let recorded = if options.fresh { truth.resync_offset } else { array.resync_offset(false) };
         array.state.get_mut().recorded = Some(recorded);
@@ -139,6 +155,7 @@ fn member<D: Device>(
     slot: Option<MemberSlot>,
     replacement: bool,
     block_bytes: u64,
+    deadlines: &Rc<Deadlines>,
 ) -> Member<D> {
     let superblock = found.superblock;
     // What it holds begins and ends anywhere; what is read of it does so with a block.
@@ -147,7 +164,7 @@ fn member<D: Device>(
     let whole = Sector(recovered.0 - recovered.0 % block);
     let state = match slot {
         None => MemberState::Spare,
-        Some(_) if recovered == Sector::MAX => MemberState::InSync,
+        Some(_) if recovered == Sector::MAX && !replacement => MemberState::InSync,
         Some(_) if replacement => MemberState::Replacing(whole),
         Some(_) => MemberState::Recovering(whole),
     };
@@ -155,13 +172,19 @@ fn member<D: Device>(
     Member {
         device: found.device,
         label: found.label,
-        slot,
-        superblock,
+        slot: Cell::new(slot),
         state: Cell::new(state),
-        bad: bad.collect(),
+        checkpoint: Cell::new(whole),
+        guided: Cell::new(superblock.feature_map.contains(Features::RECOVERY_BITMAP) && slot.is_some()),
+        bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
+        log_is_due: Cell::new(false),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
+        corrected: Cell::new(u64::from(superblock.corrected_reads)),
+        corrections: RefCell::default(),
+        deadlines: deadlines.clone(),
+        superblock,
     }
 }
 
@@ -291,7 +314,7 @@ fn check_identities<D>(found: &[Found<D>]) -> Result<(), Refusal> {
 }
 
 /// What two superblocks of one array must agree on and do not.
-fn disagreement(a: &Superblock, b: &Superblock) -> Option<&'static str> {
+pub(super) fn disagreement(a: &Superblock, b: &Superblock) -> Option<&'static str> {
     let fields = [
         (a.level == b.level, "level"),
         (a.layout == b.layout, "layout"),
@@ -449,7 +472,7 @@ fn decide<D: Device>(
 /// Why the array can only be served read-only, if so.
 fn read_only_reason<'a, D: Device + 'a>(
     truth: &Superblock,
-    mut seated: impl Iterator<Item = &'a Found<D>> + Clone,
+    seated: impl Iterator<Item = &'a Found<D>> + Clone,
     options: &Options,
 ) -> Option<String> {
     if options.read_only {
@@ -457,18 +480,6 @@ fn read_only_reason<'a, D: Device + 'a>(
     }
     if let Some(member) = seated.clone().find(|member| member.device.info().read_only) {
         return Some(format!("{} is read-only", member.label));
-    }
-    if let Some(member) = seated.clone().find(|member| member.superblock.recovered() != Sector::MAX) {
-        return Some(format!("{} is half rebuilt, and recovery is not built into raidd yet", member.label));
-    }
-    if let Some(member) = seated.clone().find(|m| m.superblock.feature_map.contains(Features::REPLACEMENT)) {
-        return Some(format!(
-            "{} is a replacement not completed, and recovery is not built yet",
-            member.label
-        ));
-    }
-    if let Some(member) = seated.find(|m| m.superblock.feature_map.contains(Features::BAD_BLOCKS)) {
-        return Some(format!("{} has known bad blocks, which raidd cannot keep up yet", member.label));
     }
     truth.has_ppl().then(|| "it has a partial parity log, which raidd cannot write yet".into())
 }

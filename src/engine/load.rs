@@ -6,7 +6,9 @@ use std::ops::Range;
 use super::bitmap::bitmap_offset_bytes;
 use super::error::Refusal;
 use crate::io::{Device, MAX_BUF_BYTES, Pool};
-use crate::md::{self, BitmapSuperblock, Features, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock};
+use crate::md::{
+    self, Bitmap, BitmapSuperblock, Features, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock,
+};
 use crate::units::{SECTOR_BYTES, Sector};
 
 /// A device and the metadata found on it.
@@ -19,6 +21,8 @@ pub struct Found<D> {
     pub superblock: Superblock,
     /// Known bad ranges, in sectors of the data area.
     pub bad: Vec<Range<u64>>,
+    /// Its write-intent bitmap, where the array has one.
+    pub(super) bitmap: Option<Bitmap>,
     /// Its partial parity log, where the array has one.
     pub(super) ppl_log: Vec<u8>,
     /// Sectors of parity that the log says better.
@@ -50,11 +54,12 @@ pub async fn load<D: Device>(device: D, label: String, pool: &Pool) -> Result<Fo
         label: label.clone(),
         superblock,
         bad: Vec::new(),
+        bitmap: None,
         ppl_log: Vec::new(),
         replayed: BTreeMap::new(),
     };
     found.load_bad_blocks(pool).await?;
-    found.check_bitmap(pool).await?;
+    found.load_bitmap(pool).await?;
     found.load_ppl(pool).await?;
     Ok(found)
 }
@@ -95,7 +100,7 @@ impl<D: Device> Found<D> {
         Ok(())
     }
 
-    async fn check_bitmap(&self, pool: &Pool) -> Result<(), Refusal> {
+    async fn load_bitmap(&mut self, pool: &Pool) -> Result<(), Refusal> {
         let superblock = &self.superblock;
         if !superblock.feature_map.contains(Features::BITMAP) || superblock.has_ppl() {
             return Ok(());
@@ -112,6 +117,16 @@ impl<D: Device> Found<D> {
         if bitmap.uuid != superblock.set_uuid {
             return Err(self.refuse("its write-intent bitmap is another array's"));
         }
+        // It ends before the data, and before the bad-block log where that lies behind it.
+        let start = superblock.bitmap_sector().expect("read just now");
+        let ends = [Some(superblock.data_offset), superblock.bad_blocks_sector(), Some(Sector(8))];
+        let end = ends.into_iter().flatten().filter(|end| *end > start).min().unwrap_or(start);
+        let len = bitmap.total_bytes().div_ceil(SECTOR_BYTES);
+        if start.0.checked_add(len).is_none_or(|stop| stop > end.0) {
+            return Err(self.refuse("its write-intent bitmap is larger than the room there is for it"));
+        }
+        let bytes = self.metadata(pool, Some(start), len, "write-intent bitmap").await?;
+        self.bitmap = Bitmap::parse(&bytes).ok();
         Ok(())
     }
 

@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::deadline::Deadlines;
+use super::ranges::RowSet;
+use super::repair::Corrections;
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Slice, Zeroing};
 use crate::md::Superblock;
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
 /// What a member is to its array. A slot without a member is *missing*.
 ///
-/// Moves: in sync -> faulty; recovering -> in sync, faulty; replacing -> in sync, faulty; spare -> recovering,
-/// replacing, faulty. Faulty is for good: the device has to be added anew. (Recovery itself is not built yet, so
-/// members that are being filled are only ever read.)
+/// Moves: spare -> recovering (a slot is vacant), replacing (the operator said so), faulty; replacing -> recovering (the
+/// member that it was to replace has failed), in sync, faulty; recovering -> in sync, faulty; in sync -> faulty. Faulty
+/// is for good: the device has to be removed and added anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
     /// Holds everything.
@@ -33,28 +36,27 @@ pub(super) struct Member<D> {
     pub device: D,
     /// Its path, for people.
     pub label: String,
-    pub slot: Option<MemberSlot>,
     /// As found on the device; what every later superblock of it is made from.
     pub superblock: Superblock,
+    pub slot: Cell<Option<MemberSlot>>,
     pub state: Cell<MemberState>,
+    /// While it is being filled: what its superblock may say is right, because a flush has covered it.
+    pub checkpoint: Cell<Sector>,
+    /// It was here before: only what the write-intent bitmap tells is filled.
+    pub guided: Cell<bool>,
     /// Rows it is known not to hold, from its bad-block log; sectors of the data area.
-    pub bad: Vec<Range<u64>>,
+    pub bad: RefCell<RowSet>,
     /// Sectors that read differently from what the disk says: parity replayed from a partial parity log.
     pub replayed: RefCell<BTreeMap<u64, [u8; SECTOR_BYTES as usize]>>,
+    /// The log on the device does not say so yet.
+    pub log_is_due: Cell<bool>,
     pub read_errors: Cell<u64>,
     pub write_errors: Cell<u64>,
-}
-
-/// A slot of the array: its member, and the one that is being filled to replace it.
-pub(super) struct Seat<D> {
-    pub member: Option<Rc<Member<D>>>,
-    pub replacement: Option<Rc<Member<D>>>,
-}
-
-impl<D> Clone for Seat<D> {
-    fn clone(&self) -> Self {
-        Seat { member: self.member.clone(), replacement: self.replacement.clone() }
-    }
+    /// Sectors that could not be read, were worked out from the other members, and read well once rewritten.
+    pub corrected: Cell<u64>,
+    /// When corrections were made of late; too many fail the member.
+    pub corrections: RefCell<Corrections>,
+    pub deadlines: Rc<Deadlines>,
 }
 
 impl<D: Device> Member<D> {
@@ -65,19 +67,39 @@ impl<D: Device> Member<D> {
             MemberState::Recovering(offset) | MemberState::Replacing(offset) => offset.0,
             MemberState::Spare | MemberState::Faulty => 0,
         };
-        rows.end <= limit && !self.bad.iter().any(|bad| bad.start < rows.end && rows.start < bad.end)
+        rows.end <= limit && !self.bad.borrow().overlaps(rows)
     }
 
     pub fn in_sync(&self) -> bool {
         self.state.get() == MemberState::InSync
     }
 
+    /// How far it has been filled, while it is.
+    pub fn cursor(&self) -> Option<Sector> {
+        match self.state.get() {
+            MemberState::Recovering(cursor) | MemberState::Replacing(cursor) => Some(cursor),
+            MemberState::InSync | MemberState::Spare | MemberState::Faulty => None,
+        }
+    }
+
+    /// Whether every write of its rows must reach it: it holds a slot, and has not failed.
+    pub fn takes_writes(&self) -> bool {
+        self.in_sync() || self.cursor().is_some()
+    }
+
+    /// The filling of this member has come so far.
+    pub fn advance(&self, to: Sector) {
+        match self.state.get() {
+            MemberState::Recovering(from) if from < to => self.state.set(MemberState::Recovering(to)),
+            MemberState::Replacing(from) if from < to => self.state.set(MemberState::Replacing(to)),
+            _ => {}
+        }
+    }
+
     /// Where, within `rows`, it begins or ceases to hold what it should.
     pub fn cuts(&self, rows: &Range<u64>, cuts: &mut Vec<u64>) {
-        if let MemberState::Recovering(offset) | MemberState::Replacing(offset) = self.state.get() {
-            cuts.push(offset.0);
-        }
-        cuts.extend(self.bad.iter().flat_map(|bad| [bad.start, bad.end]));
+        cuts.extend(self.cursor().map(|cursor| cursor.0));
+        cuts.extend(self.bad.borrow().ranges().flat_map(|bad| [bad.start, bad.end]));
         cuts.retain(|cut| rows.start < *cut && *cut < rows.end);
     }
 
@@ -87,7 +109,7 @@ impl<D: Device> Member<D> {
 
     /// Fills `buf` from a sector of the data area.
     pub async fn read(&self, sector: Sector, buf: Buf) -> Result<Buf, IoError> {
-        let result = self.device.read(self.place(sector), buf).await;
+        let result = self.deadlines.bound(0, self.device.read(self.place(sector), buf)).await;
         let mut buf = result.inspect_err(|error| {
             self.read_errors.set(self.read_errors.get() + 1);
             tracing::warn!(member = self.label, %sector, %error, "read failed");
@@ -110,8 +132,25 @@ impl<D: Device> Member<D> {
 
     /// Writes at a sector of the data area.
     pub async fn write(&self, sector: Sector, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        let result = self.device.write(self.place(sector), data, fua).await;
+        let result = self.deadlines.bound(0, self.device.write(self.place(sector), data, fua)).await;
         result.inspect_err(|error| self.note_write_error("write", error))
+    }
+
+    /// Makes sectors of the data area zero, if the device knows how to.
+    pub async fn try_write_zeroes(
+        &self,
+        sector: Sector,
+        len: Sector,
+        zeroing: Zeroing,
+        fua: Fua,
+    ) -> Result<(), IoError> {
+        let zeroes = self.device.write_zeroes(self.place(sector), len.bytes(), zeroing, fua);
+        let result = self.deadlines.bound(len.bytes(), zeroes).await;
+        result.inspect_err(|error| {
+            if error.kind != IoErrorKind::Unsupported {
+                self.note_write_error("write zeroes", error);
+            }
+        })
     }
 
     /// Makes sectors of the data area zero; by writing zeroes where the device knows no better.
@@ -122,10 +161,9 @@ impl<D: Device> Member<D> {
         zeroing: Zeroing,
         fua: Fua,
     ) -> Result<(), IoError> {
-        let result = self.device.write_zeroes(self.place(sector), len.bytes(), zeroing, fua).await;
-        match result {
+        match self.try_write_zeroes(sector, len, zeroing, fua).await {
             Err(error) if error.kind == IoErrorKind::Unsupported => {}
-            other => return other.inspect_err(|error| self.note_write_error("write zeroes", error)),
+            result => return result,
         }
         let (mut at, end) = (sector, sector + len);
         while at < end {
@@ -136,8 +174,14 @@ impl<D: Device> Member<D> {
         Ok(())
     }
 
+    /// Writes anywhere on the device: `offset_bytes` counts from its beginning.
+    pub async fn write_metadata(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
+        self.deadlines.bound(0, self.device.write(offset_bytes, data, fua)).await
+    }
+
     pub async fn flush(&self) -> Result<(), IoError> {
-        self.device.flush().await.inspect_err(|error| self.note_write_error("flush", error))
+        let result = self.deadlines.bound(0, self.device.flush()).await;
+        result.inspect_err(|error| self.note_write_error("flush", error))
     }
 
     pub fn note_write_error(&self, what: &str, error: &IoError) {

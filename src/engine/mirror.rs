@@ -6,18 +6,21 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
 use super::member::Member;
 use super::plan::Trust;
 use super::stripe::{OUT_OF_REACH, square_edges};
-use crate::io::{Buf, Device, Fua, IoError, Runtime, Slice};
-use crate::layout::{Copies, Extent};
+use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
+use crate::layout::{Copies, Extent, Geometry};
 use crate::units::{MemberSlot, Sector};
 
-/// Results of one write on each member it went to.
-pub(super) type Written<D> = Vec<(Rc<Member<D>>, Result<(), IoError>)>;
+/// Results of one write on each member that it went to, with the rows of that member.
+pub(super) type Written<D> = Vec<(Rc<Member<D>>, Range<u64>, Result<(), IoError>)>;
+
+/// A copy: its member, where it lies there, and what was read.
+pub(super) type CopyRead<D> = (Rc<Member<D>>, Sector, Result<Buf, IoError>);
 
 /// An extent that could not be read from this slot; its buffer is gone.
 struct Loss {
@@ -93,7 +96,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             Trust::Initial | Trust::Unclean => 0,
         };
         let (place, member) = &holders[turn];
-        let result = member.read(place.sector, buf).await;
+        let result = self.read_member(member, place.sector, buf).await;
         result.map_err(|error| Loss { error, unreadable: Some((extent.array, place.slot)) })
     }
 
@@ -115,6 +118,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let square = part.start - part.start % block..part.end.next_multiple_of(block);
         let rows = sectors(square.start)..sectors(square.end);
         let _rows = self.locks.lock(rows.clone()).await;
+        let _marked = self.mark(&rows).await?;
         let data = if part == square {
             data.to_vec()
         } else {
@@ -134,13 +138,17 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Writes all copies of an extent. Its rows are locked.
     async fn write_extent(&self, extent: Extent, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
         let rows = extent.array.0..(extent.array + extent.len).0;
-        let writes = extent.copies.iter().filter_map(|place| {
-            let member = self.in_sync(place.slot)?.clone();
-            let (sector, data) = (place.sector, data.clone());
-            Some(async move { (member.clone(), member.write(sector, data, fua).await) })
+        let targets = extent
+            .copies
+            .iter()
+            .flat_map(|place| self.writers(place.slot).map(|member| (member, place.sector)));
+        let writes = targets.map(|(member, sector)| {
+            let data = data.clone();
+            let own = sector.0..sector.0 + extent.len.0;
+            async move { (member.clone(), own, member.write(sector, data, fua).await) }
         });
         let written = join_all(writes.collect::<Vec<_>>()).await;
-        if written.is_empty() {
+        if !written.iter().any(|(member, ..)| member.in_sync()) {
             return Err(OUT_OF_REACH);
         }
         self.settle(&rows, written, true)
@@ -155,12 +163,20 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         consistent: bool,
     ) -> Result<(), IoError> {
         let mut torn = None;
-        for (member, result) in written {
-            let Err(error) = result else { continue };
-            match member.slot {
-                Some(slot) if !error.blames_media() || (member.in_sync() && !self.can_fail(slot)) => {
-                    torn = Some(error);
-                }
+        let kept = written.iter().filter(|(member, _, result)| member.in_sync() && result.is_ok()).count();
+        for (member, own, result) in written {
+            let Err(error) = result else {
+                self.forget_bad(&member, &own);
+                continue;
+            };
+            match member.slot.get() {
+                _ if !member.takes_writes() => {} // It has failed already.
+                Some(_) if member.in_sync() && !error.blames_media() => torn = Some(error),
+                Some(slot)
+                    if self.can_spare(slot, rows, kept, consistent)
+                        && error.kind == IoErrorKind::Media
+                        && self.record_bad(&member, &own) => {}
+                Some(slot) if member.in_sync() && !self.can_fail(slot) => torn = Some(error),
                 _ => self.fail_member(&member, "a write to it failed"),
             }
         }
@@ -182,23 +198,28 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
-    fn keeps_redundancy(&self) -> bool {
-        self.level() != crate::layout::Level::Raid0
+    /// Whether these rows (in the units of the row locks) can do without what a slot should hold there, so that it may be
+    /// recorded as bad. `kept`: copies of what was just written that are safe elsewhere; `consistent`: parity goes with it.
+    fn can_spare(&self, slot: MemberSlot, rows: &Range<u64>, kept: usize, consistent: bool) -> bool {
+        let Geometry::Parity(_) = &self.geometry else { return self.keeps_redundancy() && kept > 0 };
+        let holds =
+            |other: MemberSlot| other != slot && self.in_sync(other).is_some_and(|member| member.holds(rows));
+        let present: Vec<_> = self.slots().map(holds).collect();
+        let trusted = consistent || self.trust(rows) == Trust::Consistent;
+        trusted && self.geometry.survives(&present)
     }
 
-    /// Reads every copy of an extent that is in sync, in their order. Its rows are locked.
-    pub(super) async fn read_all_copies(
-        &self,
-        extent: &Extent,
-        bufs: Vec<Buf>,
-    ) -> Result<Vec<(Rc<Member<D>>, Sector, Buf)>, IoError> {
-        let holders =
-            extent.copies.iter().filter_map(|place| Some((place.sector, self.in_sync(place.slot)?.clone())));
-        let reads = holders.zip(bufs).map(|((sector, member), buf)| async move {
-            let buf = member.read(sector, buf).await?;
-            Ok::<_, IoError>((member, sector, buf))
+    /// Reads every copy of an extent that somebody holds, in their order; with each what came of it. Its rows are locked.
+    pub(super) async fn read_all_copies(&self, extent: &Extent, bufs: Vec<Buf>) -> Vec<CopyRead<D>> {
+        let holders = extent.copies.iter().filter_map(|place| {
+            let rows = place.sector.0..place.sector.0 + extent.len.0;
+            Some((place.sector, self.reader(place.slot, &rows)?))
         });
-        try_join_all(reads.collect::<Vec<_>>()).await
+        let reads = holders.zip(bufs).map(|((sector, member), buf)| async move {
+            let result = self.read_member(&member, sector, buf).await;
+            (member, sector, result)
+        });
+        join_all(reads.collect::<Vec<_>>()).await
     }
 }
 

@@ -24,24 +24,32 @@
 
 mod array;
 pub mod assemble;
+mod bad_blocks;
 mod bitmap;
 pub mod create;
+mod deadline;
 mod error;
 mod load;
 mod locks;
 mod member;
+mod membership;
 mod mirror;
 #[doc(hidden)]
 pub mod mutant;
 mod plan;
 mod ppl;
 mod ranges;
+mod recovery;
+mod repair;
 mod resync;
+mod roster;
+mod scrub;
 mod solve;
 mod state;
 mod status;
 mod stripe;
 mod superblock;
+mod sync;
 mod zeroes;
 
 pub use array::{Array, Memory};
@@ -49,5 +57,7 @@ pub use assemble::{Options as AssembleOptions, assemble};
 pub use error::Refusal;
 pub use load::{Found, load};
 pub use member::MemberState;
+pub use scrub::Finding;
 pub use state::{Health, Phase};
-pub use status::{ArrayStatus, MemberStatus, ResyncStatus};
+pub use status::{ArrayStatus, MemberStatus, SyncStatus};
+pub use sync::{RECOVERY_BYTES_PER_SEC_MAX, RECOVERY_BYTES_PER_SEC_MIN, SyncAction};

@@ -84,12 +84,21 @@ impl Situation {
         self.data.iter().filter(|cell| !cell.readable).count()
     }
 
+    /// A cell by its place. Panics if there is none.
+    pub fn cell(&self, place: Place) -> Cell {
+        match place {
+            Place::Data(i) => self.data[i],
+            Place::P => self.p,
+            Place::Q => self.q.expect("a stripe with Q"),
+        }
+    }
+
     /// What to read to work out every data cell that cannot be read.
     fn solution(&self) -> Result<Vec<Place>, OutOfReach> {
-        if self.trust == Trust::Unclean {
+        let lost = self.unreadable();
+        if lost > 0 && self.trust == Trust::Unclean {
             return Err(OutOfReach);
         }
-        let lost = self.unreadable();
         let parities: Vec<_> = self.parities().filter(|(_, cell)| cell.readable).collect();
         if lost > parities.len() {
             return Err(OutOfReach);

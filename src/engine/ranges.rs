@@ -9,6 +9,14 @@ pub(super) struct RowSet {
     ranges: BTreeMap<u64, u64>,
 }
 
+impl FromIterator<Range<u64>> for RowSet {
+    fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> RowSet {
+        let mut set = RowSet::default();
+        ranges.into_iter().filter(|rows| !rows.is_empty()).for_each(|rows| set.insert(rows));
+        set
+    }
+}
+
 impl RowSet {
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -17,6 +25,23 @@ impl RowSet {
     /// Whether any of these rows is in the set.
     pub fn overlaps(&self, rows: &Range<u64>) -> bool {
         self.ranges.range(..rows.end).next_back().is_some_and(|(_, &end)| end > rows.start)
+    }
+
+    /// All of it, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.ranges.iter().map(|(&start, &end)| start..end)
+    }
+
+    /// The first range that ends behind `row`, without what lies before it.
+    pub fn next_from(&self, row: u64) -> Option<Range<u64>> {
+        let around = self.ranges.range(..=row).next_back().filter(|(_, end)| **end > row);
+        let found = around.or_else(|| self.ranges.range(row..).next());
+        found.map(|(&start, &end)| start.max(row)..end)
+    }
+
+    /// How many rows there are.
+    pub fn count(&self) -> u64 {
+        self.ranges().map(|rows| rows.end - rows.start).sum()
     }
 
     pub fn insert(&mut self, rows: Range<u64>) {
@@ -66,6 +91,10 @@ mod tests {
                     prop_assert_eq!(set.overlaps(&(row..row + 1)), model[row as usize]);
                 }
                 prop_assert_eq!(set.is_empty(), !model.contains(&true));
+                prop_assert_eq!(set.count(), model.iter().filter(|&&there| there).count() as u64);
+                let first = (start as usize..80).find(|&row| model[row]).map(|row| row as u64);
+                prop_assert_eq!(set.next_from(start).map(|rows| rows.start), first);
+                prop_assert_eq!(set.ranges().collect::<RowSet>(), set.clone());
             }
         }
     }

@@ -15,79 +15,53 @@ use std::ops::Range;
 use super::array::{Array, sectors};
 use super::mirror::part_of;
 use super::plan::{Place, Situation, Trust};
+use super::ranges::RowSet;
 use super::solve;
 use super::state::{Phase, Resync};
+use super::stripe::OUT_OF_REACH;
+use super::sync::SyncAction;
 use crate::io::{Device, Fua, IoError, Runtime};
 use crate::layout::{Copies, Geometry, Parity};
 use crate::units::{SECTOR_BYTES, Sector, StripeIndex};
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
-    /// Starts what an array does on its own: the resync, if there is anything to resync and the array may be written.
-    pub fn start(&self) {
-        let due = {
-            let state = self.state.borrow();
-            state.resync.is_some() && state.phase == Phase::Clean
-        };
-        if !due {
-            return;
-        }
-        self.resyncing.set(true);
-        let weak = self.weak.clone();
-        self.runtime.spawn(async move {
-            let Some(array) = weak.upgrade() else { return };
-            let result = array.run_resync().await;
-            array.resyncing.set(false);
-            match result {
-                Ok(()) => tracing::info!(array = array.name(), "resync ended"),
-                Err(error) => tracing::error!(array = array.name(), %error, "resync given up"),
-            }
-        });
-    }
-
-    /// Waits for the task to notice that the array is being stopped.
-    pub(super) async fn end_resync_task(&self) {
-        while self.resyncing.get() {
-            self.runtime.sleep(std::time::Duration::from_millis(1)).await;
-        }
-    }
-
-    async fn run_resync(&self) -> Result<(), IoError> {
-        {
-            let _lane = self.lane.lock(0..1).await;
-            self.mark_bitmap_stale().await?;
-        }
+    pub(super) async fn run_resync(&self) -> Result<(), IoError> {
         tracing::info!(array = self.name(), "resync started");
-        while let Some((cursor, checkpoint, end)) = self.resync_place() {
-            if cursor == end {
-                // Nobody may write that nothing awaits resync before what was done for it is durable.
-                self.flush_members().await?;
-                self.state.borrow_mut().resync = None;
-                break;
+        let end = self.state.borrow().resync.as_ref().map_or(0, |resync| resync.end);
+        self.begin_progress(SyncAction::Resync, self.resync_place().map_or(0, |rows| rows.start), end);
+        self.sync.scrub.borrow_mut().begin_count();
+        let mut recorded = self.state.borrow().resync.as_ref().map_or(0, |resync| resync.checkpoint);
+        loop {
+            if !self.goes_on() {
+                return Ok(());
             }
-            let rows = cursor..end.min(cursor + self.resync_window());
-            // Held until the cursor has moved on: nobody sees these rows agree and yet be called unsynced.
+            let Some(rows) = self.resync_place() else { break };
+            let began = self.runtime.now();
+            // Held until the rows are off the list: nobody sees them agree and yet be called unsynced.
             let guard = self.locks.lock(rows.clone()).await;
             let mismatched = self.resync_rows(&rows).await?;
-            {
-                let mut state = self.state.borrow_mut();
-                if let Some(resync) = &mut state.resync {
-                    resync.cursor = rows.end;
-                    resync.mismatched_sectors += mismatched;
-                }
+            if let Some(resync) = &mut self.state.borrow_mut().resync {
+                resync.pending.remove(&rows);
             }
             drop(guard);
-            if rows.end - checkpoint >= (end / 16).max(1) {
+            self.sync.scrub.borrow_mut().count(mismatched);
+            self.note_progress(rows.end);
+            if rows.end - recorded.min(rows.end) >= (end / 16).max(1) {
+                recorded = rows.end;
                 self.write_resync_checkpoint().await?;
             }
+            self.pace(Sector(rows.end - rows.start).bytes(), began).await;
         }
-        if self.state.borrow().phase == Phase::Stopped {
-            return Ok(());
-        }
+        // Nobody may write that nothing awaits resync before what was done for it is durable.
+        self.flush_members().await?;
+        self.state.borrow_mut().resync = None;
+        tracing::info!(array = self.name(), "resync ended");
+        self.watch_idle_bits();
         self.checkpoint_resync().await
     }
 
     async fn write_resync_checkpoint(&self) -> Result<(), IoError> {
-        let cursor = self.resync_place().map(|(cursor, ..)| cursor);
+        let cursor = self.state.borrow().resync.as_ref().map(Resync::cursor);
         self.flush_members().await?;
         if let (Some(resync), Some(cursor)) = (&mut self.state.borrow_mut().resync, cursor) {
             resync.checkpoint = cursor;
@@ -95,20 +69,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.checkpoint_resync().await
     }
 
-    /// Cursor, checkpoint and end; none if nothing is left to do, or the array does not take writes any more.
-    fn resync_place(&self) -> Option<(u64, u64, u64)> {
-        let state = self.state.borrow();
-        if matches!(state.phase, Phase::Stopped | Phase::ReadOnly) {
-            return None;
-        }
-        state.resync.as_ref().map(|resync| (resync.cursor, resync.checkpoint, resync.end))
-    }
-
-    fn resync_window(&self) -> u64 {
-        sectors(match &self.geometry {
-            Geometry::Parity(parity) => self.window_bytes().min(parity.chunk().bytes()),
-            Geometry::Copies(_) => self.window_bytes(),
-        })
+    /// The next window; none if nothing is left to do.
+    fn resync_place(&self) -> Option<Range<u64>> {
+        let rows = self.state.borrow().resync.as_ref()?.pending.next_from(0)?;
+        Some(rows.start..rows.end.min(rows.start + self.fill_window()))
     }
 
     /// Makes the redundancy of these rows agree, and says how many sectors did not. The rows are locked.
@@ -147,7 +111,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let situation = self.situation(stripe, rows, &[], &avoid);
             let lost: Vec<_> = situation.lost().collect();
             if !self.can_resync(&situation, lost.len()) {
-                return Err(super::stripe::OUT_OF_REACH);
+                return Err(OUT_OF_REACH);
             }
             let data = (0..stripe.data.len()).filter(|i| !lost.contains(i)).map(Place::Data);
             let parities = [(Place::P, Some(situation.p)), (Place::Q, situation.q)];
@@ -196,12 +160,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 continue;
             }
             mismatched = rows.end - rows.start;
-            writes.extend(self.in_sync(slot).cloned().map(|member| (member, new.freeze())));
+            let new = new.freeze();
+            writes.extend(self.writers(slot).map(|member| (member, new.clone())));
         }
         let first = Sector(rows.start);
         let writes = writes.into_iter().map(|(member, data)| async move {
             let result = member.write(first, vec![data], Fua::No).await;
-            (member, result)
+            (member, rows.clone(), result)
         });
         let written = futures_util::future::join_all(writes).await;
         self.settle(rows, written, true)?;
@@ -226,16 +191,28 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn resync_extent(&self, extent: &crate::layout::Extent) -> Result<u64, IoError> {
         let len = (extent.len.0 * SECTOR_BYTES) as usize;
         let bufs = self.memory.scratch.alloc_all(&vec![len; extent.copies.len()]).await;
-        let mut held = self.read_all_copies(extent, bufs).await?.into_iter();
-        let Some((_, _, first)) = held.next() else { return Ok(0) };
-        let truth = first.freeze();
-        let differing: Vec<_> = held.filter(|(_, _, copy)| **copy != *truth).collect();
+        let copies = self.read_all_copies(extent, bufs).await;
+        if copies.is_empty() {
+            return Ok(0);
+        }
+        // The first that can be read is the truth. One that cannot be read is written, which may mend it.
+        let mut truth = None;
+        let mut differing = Vec::new();
+        for (member, sector, result) in copies {
+            match (result, &truth) {
+                (Ok(copy), None) => truth = Some(copy.freeze()),
+                (Ok(copy), Some(truth)) if *copy == **truth => {}
+                _ => differing.push((member, sector)),
+            }
+        }
+        let Some(truth) = truth else { return Err(OUT_OF_REACH) };
         let mismatched = differing.len() as u64 * extent.len.0;
-        let writes = differing.into_iter().map(|(member, sector, _)| {
+        let writes = differing.into_iter().map(|(member, sector)| {
             let truth = truth.clone();
             async move {
+                let own = sector.0..(sector + extent.len).0;
                 let result = member.write(sector, vec![truth], Fua::No).await;
-                (member, result)
+                (member, own, result)
             }
         });
         let written = futures_util::future::join_all(writes.collect::<Vec<_>>()).await;
@@ -246,22 +223,33 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// What a resync from `from` (in the units of the row locks) would be.
-    pub(super) fn resync_from(&self, from: Sector, trust: Trust) -> Resync {
-        let end = match &self.geometry {
-            Geometry::Parity(parity) => parity.stripe_count() * parity.chunk().0,
-            Geometry::Copies(copies) => copies.array_sectors().0,
-        };
+    /// `narrowed`: the array was in use before, so only what its bitmap tells can disagree.
+    pub(super) fn resync_from(&self, from: Sector, trust: Trust, narrowed: bool) -> Resync {
+        let end = self.lock_rows();
         // A checkpoint may lie anywhere; what is resynced twice does no harm.
         let cursor = from.0.min(end);
-        let now = self.runtime.now();
-        Resync {
-            trust,
-            cursor,
-            end,
-            checkpoint: cursor,
-            mismatched_sectors: 0,
-            started: now,
-            started_at: cursor,
+        let mut pending = RowSet::from_iter([cursor..end]);
+        if let Some(intent) = self.intent.as_ref().filter(|_| narrowed) {
+            let marked = intent.borrow().marked();
+            let mut rest = 0;
+            for rows in marked.ranges() {
+                if rest < rows.start {
+                    pending.remove(&(rest..rows.start));
+                }
+                rest = rows.end;
+            }
+            if rest < end {
+                pending.remove(&(rest..end));
+            }
+        }
+        Resync { trust, pending, end, checkpoint: cursor }
+    }
+
+    /// How many rows there are, in the units of the row locks.
+    pub(super) fn lock_rows(&self) -> u64 {
+        match &self.geometry {
+            Geometry::Parity(parity) => parity.stripe_count() * parity.chunk().0,
+            Geometry::Copies(copies) => copies.array_sectors().0,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What an array is at the moment: two machines (phase and health), its resync, and who may be failed.
 
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::array::Array;
@@ -44,14 +43,18 @@ pub enum Health {
 pub(super) struct Resync {
     /// What rows that it has not come to are worth.
     pub trust: Trust,
-    /// How far it has come: member sectors where there is parity, else array sectors.
-    pub cursor: u64,
+    /// The rows that it has not come to: member sectors where there is parity, else array sectors.
+    pub pending: RowSet,
     pub end: u64,
     /// What the superblocks say of it while the array is clean.
     pub checkpoint: u64,
-    pub mismatched_sectors: u64,
-    pub started: Duration,
-    pub started_at: u64,
+}
+
+impl Resync {
+    /// Below it nothing is pending.
+    pub fn cursor(&self) -> u64 {
+        self.pending.next_from(0).map_or(self.end, |rows| rows.start)
+    }
 }
 
 /// The changing part of an array.
@@ -77,7 +80,6 @@ pub(super) struct State {
     /// The resync_offset that the superblocks carry; none while a generation is being written, or after one was given
     /// up half-way.
     pub recorded: Option<Sector>,
-    pub bitmap_is_stale: bool,
     /// The task that marks an idle array clean is running.
     pub settling: bool,
     /// A flush of the last usable copy has failed; no later one may say otherwise.
@@ -85,40 +87,8 @@ pub(super) struct State {
 }
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
-    /// All members that sit in a slot and are not faulty, and the spares: those whose superblocks are kept.
-    pub(super) fn live_members(&self) -> Vec<Rc<Member<D>>> {
-        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
-        let all = seated.chain(&self.spares);
-        all.filter(|member| member.state.get() != MemberState::Faulty).cloned().collect()
-    }
-
-    /// The in-sync member of a slot.
-    pub(super) fn in_sync(&self, slot: MemberSlot) -> Option<&Rc<Member<D>>> {
-        self.seats[slot.index()].member.as_ref().filter(|member| member.in_sync())
-    }
-
-    /// Who in this slot holds these rows: the member, or else what is to replace it.
-    pub(super) fn reader(&self, slot: MemberSlot, rows: &Range<u64>) -> Option<Rc<Member<D>>> {
-        let seat = &self.seats[slot.index()];
-        [&seat.member, &seat.replacement].into_iter().flatten().find(|member| member.holds(rows)).cloned()
-    }
-
-    /// Whether a read or write of these slots must be cut where members begin or cease to hold what they should.
-    pub(super) fn cuts(&self, rows: &Range<u64>) -> Vec<u64> {
-        let mut cuts = Vec::new();
-        for member in self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten() {
-            let mut own = Vec::new();
-            member.cuts(rows, &mut own);
-            cuts.append(&mut own);
-        }
-        cuts.sort_unstable();
-        cuts.dedup();
-        cuts
-    }
-
     fn present(&self, without: Option<MemberSlot>) -> Vec<bool> {
-        let slots = (0..self.seats.len() as u16).map(MemberSlot);
-        slots.map(|slot| Some(slot) != without && self.in_sync(slot).is_some()).collect()
+        self.slots().map(|slot| Some(slot) != without && self.in_sync(slot).is_some()).collect()
     }
 
     /// How much redundancy is left.
@@ -140,7 +110,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return Trust::Unclean;
         }
         match &state.resync {
-            Some(resync) if rows.end > resync.cursor => resync.trust,
+            Some(resync) if resync.pending.overlaps(rows) => resync.trust,
             _ => Trust::Consistent,
         }
     }
@@ -163,14 +133,35 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// Takes a member out of service. Only decides; `persist` makes it durable, and nothing is acknowledged before.
     pub(super) fn fail_member(&self, member: &Member<D>, why: &str) {
-        assert!(member.slot.is_none_or(|slot| !member.in_sync() || self.can_fail(slot)), "law 8");
+        let slot = member.slot.get();
+        assert!(slot.is_none_or(|slot| !member.in_sync() || self.can_fail(slot)), "law 8");
         if member.state.replace(MemberState::Faulty) == MemberState::Faulty {
             return;
         }
         tracing::error!(array = self.name(), member = member.label, why, "member failed");
-        let mut state = self.state.borrow_mut();
-        state.wanted += 1;
-        self.end_pointless_resync(&mut state);
+        if let Some(slot) = slot {
+            self.roster.borrow_mut().promote_replacement(slot);
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            state.wanted += 1;
+            self.end_pointless_resync(&mut state);
+        }
+        // What follows from it (who takes over, who records it where nobody writes) is for the sync task.
+        self.kick();
+    }
+
+    /// A member that does not answer or is not there any more is failed by whatever notices it first, be it a read.
+    pub(super) fn note_absence(&self, member: &Member<D>, error: &IoError) {
+        let absent = matches!(error.kind, IoErrorKind::Timeout | IoErrorKind::Gone);
+        let slot = member.slot.get();
+        if absent
+            && member.takes_writes()
+            && self.state.borrow().read_only.is_none()
+            && slot.is_none_or(|slot| !member.in_sync() || self.can_fail(slot))
+        {
+            self.fail_member(member, "it does not answer");
+        }
     }
 
     /// A new array that has lost all its redundancy has nothing left to make agree: what parity says of the missing
@@ -203,49 +194,6 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             None => Sector::MAX,
             Some(resync) => Sector(resync.checkpoint),
         }
-    }
-
-    /// Operator's `fail`: takes the member of this path out of service, durably.
-    pub async fn fail(&self, label: &str) -> Result<(), super::Refusal> {
-        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
-        let Some(member) = seated.chain(&self.spares).find(|member| member.label == label).cloned() else {
-            let why = format!("{label} is no member of {}; see raidctl status {}", self.name(), self.name());
-            return Err(super::Refusal::NotNow(why));
-        };
-        if self.state.borrow().phase == Phase::ReadOnly {
-            let why =
-                format!("{}: the array is read-only; its members' states cannot be changed", self.name());
-            return Err(super::Refusal::NotNow(why));
-        }
-        // Counted, so that no superblock is written behind the last one of a stop.
-        let _busy =
-            self.enter(true).map_err(|error| super::Refusal::NotNow(format!("{}: {error}", self.name())))?;
-        match member.state.get() {
-            MemberState::Faulty => return Ok(()),
-            MemberState::InSync if !self.can_fail(member.slot.expect("a member in sync has a slot")) => {
-                return Err(super::Refusal::NotNow(self.why_not_fail(label)));
-            }
-            _ => {}
-        }
-        self.fail_member(&member, "the operator said so");
-        self.persist().await.map_err(|error| super::Refusal::WriteFailed {
-            member: label.to_owned(),
-            what: "recording the failure in the superblocks",
-            error,
-        })
-    }
-
-    fn why_not_fail(&self, label: &str) -> String {
-        let name = self.name();
-        let state = self.state.borrow();
-        let torn = state.resync.as_ref().is_some_and(|resync| resync.trust == Trust::Unclean);
-        if self.level() != Level::Raid0 && (torn || !state.suspect.is_empty()) {
-            return format!(
-                "{label}: {name} is being resynced after an unclean stop, and until then this member's data cannot \
-                 be worked out from the others; wait until raidctl status {name} shows no resync"
-            );
-        }
-        format!("{label}: {name} would lose data without this member; nothing was changed")
     }
 
     /// Refuses what a phase does not allow.

@@ -3,6 +3,7 @@
 use super::array::Array;
 use super::member::{Member, MemberState};
 use super::state::{Health, Phase};
+use super::sync::{Progress, SyncAction};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Shape};
 use crate::units::{EventCount, MemberSlot, SECTOR_BYTES, Sector};
@@ -38,8 +39,16 @@ pub struct ArrayStatus {
     pub members: Vec<MemberStatus>,
     /// The others.
     pub spares: Vec<MemberStatus>,
-    /// The resync under way, if any.
-    pub resync: Option<ResyncStatus>,
+    /// The sync action under way, if any.
+    pub sync: Option<SyncStatus>,
+    /// Some redundancy awaits resync, whether one is under way or not.
+    pub resync_is_due: bool,
+    /// Sync actions are held where they are.
+    pub is_paused: bool,
+    /// Sectors that disagreed, by the last or the running scrub or resync.
+    pub mismatched_sectors: u64,
+    /// How long a member has for an operation.
+    pub member_timeout: std::time::Duration,
     /// Rows are torn by a failed write and will be resynced at the next start.
     pub has_suspect_rows: bool,
 }
@@ -57,33 +66,38 @@ pub struct MemberStatus {
     pub read_errors: u64,
     /// Writes and flushes that failed.
     pub write_errors: u64,
+    /// Sectors that could not be read, and were mended.
+    pub corrected_sectors: u64,
+    /// Sectors that it is known not to hold.
+    pub bad_sectors: u64,
 }
 
-/// A resync, in bytes of each member (of the array, where there are copies).
+/// A sync action under way, in bytes of each member (resync and scrub of copies: of the array).
 #[derive(Clone, Debug)]
-pub struct ResyncStatus {
+pub struct SyncStatus {
+    /// What is being done.
+    pub action: SyncAction,
     /// Done.
     pub done_bytes: u64,
     /// In all.
     pub total_bytes: u64,
     /// Since it was started here.
     pub bytes_per_sec: u64,
-    /// What was found to differ.
-    pub mismatched_sectors: u64,
 }
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// The array as it is.
     pub fn status(&self) -> ArrayStatus {
         let state = self.state.borrow();
-        let superblock = self.any_superblock();
-        let resync = state.resync.as_ref().map(|resync| {
-            let elapsed = (self.runtime.now() - resync.started).as_millis().max(1) as u64;
-            ResyncStatus {
-                done_bytes: resync.cursor * SECTOR_BYTES,
-                total_bytes: resync.end * SECTOR_BYTES,
-                bytes_per_sec: (resync.cursor - resync.started_at) * SECTOR_BYTES * 1000 / elapsed,
-                mismatched_sectors: resync.mismatched_sectors,
+        let superblock = &self.truth;
+        let sync = self.sync.progress.get().or_else(|| self.due_action()).map(|progress| {
+            let elapsed = (self.runtime.now() - progress.started).as_millis().max(1) as u64;
+            SyncStatus {
+                action: progress.action,
+                done_bytes: progress.done * SECTOR_BYTES,
+                total_bytes: progress.total * SECTOR_BYTES,
+                bytes_per_sec: progress.done.saturating_sub(progress.started_at) * SECTOR_BYTES * 1000
+                    / elapsed,
             }
         });
         ArrayStatus {
@@ -103,15 +117,40 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             read_only: state.read_only.clone(),
             health: self.health(),
             members: self.member_statuses(),
-            spares: self.spares.iter().map(|member| member_status(None, Some(member))).collect(),
-            resync,
+            spares: self
+                .roster
+                .borrow()
+                .others
+                .iter()
+                .map(|member| member_status(None, Some(member)))
+                .collect(),
+            sync,
+            resync_is_due: state.resync.is_some(),
+            is_paused: self.sync.paused.get(),
+            mismatched_sectors: self.mismatched_sectors(),
+            member_timeout: self.deadlines.timeout(),
             has_suspect_rows: !state.suspect.is_empty(),
         }
     }
 
+    /// What is about to be done, or would be if the array were not paused or read-only.
+    fn due_action(&self) -> Option<Progress> {
+        let state = self.state.borrow();
+        let (action, done, total) = if let Some(resync) = &state.resync {
+            (SyncAction::Resync, resync.cursor(), resync.end)
+        } else if let Some(cursor) = self.filling().iter().map(|(_, cursor)| cursor.0).min() {
+            (SyncAction::Recovery, cursor, self.used_sectors())
+        } else {
+            let repair = self.sync.scrub.borrow().wanted()?;
+            (if repair { SyncAction::Repair } else { SyncAction::Check }, 0, self.lock_rows())
+        };
+        let started = self.runtime.now();
+        Some(Progress { action, done: done.min(total), total, started, started_at: done })
+    }
+
     fn member_statuses(&self) -> Vec<MemberStatus> {
         let mut out = Vec::new();
-        for (slot, seat) in self.seats.iter().enumerate() {
+        for (slot, seat) in self.roster.borrow().seats.iter().enumerate() {
             let slot = Some(MemberSlot(slot as u16));
             if seat.member.is_some() || seat.replacement.is_none() {
                 out.push(member_status(slot, seat.member.as_deref()));
@@ -123,8 +162,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// The paths of all members that it holds.
     pub fn member_paths(&self) -> Vec<String> {
-        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
-        seated.chain(&self.spares).map(|member| member.label.clone()).collect()
+        self.roster.borrow().all().map(|member| member.label.clone()).collect()
     }
 }
 
@@ -135,5 +173,7 @@ fn member_status<D>(slot: Option<MemberSlot>, member: Option<&Member<D>>) -> Mem
         state: member.map(|member| member.state.get()),
         read_errors: member.map_or(0, |member| member.read_errors.get()),
         write_errors: member.map_or(0, |member| member.write_errors.get()),
+        corrected_sectors: member.map_or(0, |member| member.corrected.get()),
+        bad_sectors: member.map_or(0, |member| member.bad.borrow().count()),
     }
 }

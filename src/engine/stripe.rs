@@ -102,7 +102,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn read_piece(&self, piece: Piece, buf: Buf, avoided: bool) -> Result<Buf, Loss> {
         let slot = piece.slot();
         if !avoided && let Some(member) = self.reader(slot, &piece.rows) {
-            let result = member.read(Sector(piece.rows.start), buf).await;
+            let result = self.read_member(&member, Sector(piece.rows.start), buf).await;
             return result
                 .map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows: piece.rows }) });
         }
@@ -126,7 +126,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             && let Some(member) = self.reader(slot, &rows)
         {
             let scratch = self.memory.scratch.alloc(buf.len()).await;
-            match member.read(Sector(rows.start), scratch).await {
+            match self.read_member(&member, Sector(rows.start), scratch).await {
                 Ok(old) => {
                     buf.copy_from_slice(&old);
                     return Ok(buf);
@@ -184,7 +184,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Situation {
         let cell = |slot: MemberSlot, new: bool| Cell {
             readable: !avoid.contains(&slot) && self.reader(slot, rows).is_some(),
-            writable: self.in_sync(slot).is_some(),
+            writable: self.writers(slot).next().is_some(),
             new,
         };
         let is_new = |i: usize| new.get(i).copied().unwrap_or(false);
@@ -217,7 +217,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             places.iter().map(|&place| (place, slot_of(stripe, place), band.take())).collect();
         let reads = reads.into_iter().map(|(place, slot, buf)| async move {
             let result = match self.reader(slot, rows) {
-                Some(member) => member.read(Sector(rows.start), buf).await,
+                Some(member) => self.read_member(&member, Sector(rows.start), buf).await,
                 None => Err(OUT_OF_REACH),
             };
             (place, slot, result)
@@ -276,7 +276,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let block = self.block_bytes;
         let square = part.start - part.start % block..part.end.next_multiple_of(block);
         let rows = rows_of(&stripe, parity.chunk().bytes(), &square);
-        let _rows = self.locks.lock(rows).await;
+        let _rows = self.locks.lock(rows.clone()).await;
+        let _marked = self.mark(&rows).await?;
         let data = self.square(parity, &stripe, &part, &square, data).await?;
         let bands = bands(parity.chunk().bytes(), &square, &data, self.window_bytes());
         let mut outcome = Ok(());
@@ -368,11 +369,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         cells.extend(stripe.data.iter().zip(new).filter_map(|(&slot, new)| Some((slot, new.clone()?))));
         cells.extend(band.p.filter(|_| p).map(|buf| (stripe.p, buf.freeze())));
         cells.extend(stripe.q.zip(band.q.filter(|_| q)).map(|(slot, buf)| (slot, buf.freeze())));
-        let writes = cells.into_iter().filter_map(|(slot, data)| {
-            // One that has failed since the plan was made is passed over: parity carries its data.
-            let member = self.in_sync(slot)?.clone();
-            let first = Sector(rows.start);
-            Some(async move { (member.clone(), member.write(first, vec![data], fua).await) })
+        // One that has failed since the plan was made is passed over: parity carries its data.
+        let targets = cells
+            .into_iter()
+            .flat_map(|(slot, data)| self.writers(slot).map(move |member| (member, data.clone())));
+        let writes = targets.map(|(member, data)| {
+            let rows = rows.clone();
+            async move {
+                let result = member.write(Sector(rows.start), vec![data], fua).await;
+                (member, rows, result)
+            }
         });
         let results = join_all(writes).await;
         self.settle(&rows, results, consistent)

@@ -18,11 +18,11 @@ use futures_util::future::join_all;
 
 use super::array::Array;
 use super::member::{Member, MemberState};
-use super::state::{Phase, State};
+use super::state::{Phase, Resync, State};
 use crate::io::{Device, Fua, IoError, IoErrorKind, Runtime};
 use crate::layout::Level;
 use crate::md::superblock::pack_time;
-use crate::md::{Role, SUPERBLOCK_OFFSET_BYTES, Superblock};
+use crate::md::{Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock};
 use crate::units::{EventCount, Sector};
 
 /// How long after the last write an array is marked clean; md's safe_mode_delay.
@@ -53,11 +53,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let _lane = self.lane.lock(0..1).await;
             self.check_open(true)?;
             if self.state.borrow().phase == Phase::Clean {
-                self.mark_bitmap_stale().await?;
                 self.write_generation(true).await?;
                 self.check_open(true)?;
                 self.state.borrow_mut().phase = Phase::Active;
                 self.watch_for_idleness();
+                self.watch_idle_bits();
             }
             return Ok(self.ticket());
         }
@@ -94,6 +94,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 let state = self.state.borrow();
                 (state.wanted, EventCount(state.events.0 + 1))
             };
+            // What superblocks point to comes before them.
+            self.write_bad_block_logs().await?;
+            self.stamp_bitmap(events).await?;
             let members = self.live_members();
             let resync_offset = self.resync_offset(active);
             let writes = members.iter().map(|member| self.write_superblock(member, events, resync_offset));
@@ -123,7 +126,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if !error.blames_media() {
                 return Err(error);
             }
-            if member.slot.is_some_and(|slot| member.in_sync() && !self.can_fail(slot)) {
+            if member.slot.get().is_some_and(|slot| member.in_sync() && !self.can_fail(slot)) {
                 self.stop_writing("the last usable copy cannot take a superblock");
                 return Err(error);
             }
@@ -145,7 +148,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut buf = self.memory.metadata.alloc(len).await;
         buf.zero();
         buf[..bytes.len()].copy_from_slice(&bytes);
-        member.device.write(SUPERBLOCK_OFFSET_BYTES, vec![buf.freeze()], Fua::Yes).await
+        member.write_metadata(SUPERBLOCK_OFFSET_BYTES, vec![buf.freeze()], Fua::Yes).await
     }
 
     fn superblock_of(&self, member: &Member<D>, events: EventCount, resync_offset: Sector) -> Superblock {
@@ -155,17 +158,31 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         superblock.utime = pack_time(wall.as_secs(), wall.subsec_micros());
         superblock.resync_offset = resync_offset;
         superblock.dev_roles = self.roles(superblock.dev_roles.len());
+        superblock.corrected_reads = member.corrected.get().try_into().unwrap_or(u32::MAX);
+        let filling = match member.state.get() {
+            MemberState::Recovering(_) if member.guided.get() => {
+                Features(Features::RECOVERY_OFFSET.0 | Features::RECOVERY_BITMAP.0)
+            }
+            MemberState::Recovering(_) => Features::RECOVERY_OFFSET,
+            MemberState::Replacing(_) => Features(Features::RECOVERY_OFFSET.0 | Features::REPLACEMENT.0),
+            MemberState::InSync | MemberState::Spare | MemberState::Faulty => Features::NONE,
+        };
+        let bad = if member.bad.borrow().is_empty() { Features::NONE } else { Features::BAD_BLOCKS };
+        superblock.feature_map =
+            Features(superblock.feature_map.0 & !Features::OF_ONE_MEMBER.0 | filling.0 | bad.0);
+        // A recovery that the bitmap guides begins anew: what has been filled is no prefix.
+        let filled = if member.guided.get() { Sector::ZERO } else { member.checkpoint.get() };
+        superblock.recovery_offset = if filling == Features::NONE { Sector::MAX } else { filled };
         superblock
     }
 
     /// The table of roles: who is listed here is in the array, whatever its own superblock says.
     fn roles(&self, len: usize) -> Vec<Role> {
-        let seated = self.seats.iter().flat_map(|seat| [&seat.member, &seat.replacement]).flatten();
-        let all: Vec<_> = seated.chain(&self.spares).collect();
-        let longest = all.iter().map(|member| member.superblock.dev_number as usize + 1).max();
+        let roster = self.roster.borrow();
+        let longest = roster.all().map(|member| member.superblock.dev_number as usize + 1).max();
         let mut roles = vec![Role::Spare; len.max(longest.unwrap_or(0))];
-        for member in all {
-            roles[member.superblock.dev_number as usize] = match (member.state.get(), member.slot) {
+        for member in roster.all() {
+            roles[member.superblock.dev_number as usize] = match (member.state.get(), member.slot.get()) {
                 (MemberState::Faulty, _) => Role::Faulty,
                 (MemberState::Spare, _) | (_, None) => Role::Spare,
                 (_, Some(slot)) => Role::Active(slot),
@@ -183,12 +200,17 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             ));
         }
         let members = self.live_members();
+        let cursors: Vec<_> = members.iter().map(|member| member.cursor()).collect();
         let results = join_all(members.iter().map(|member| member.flush())).await;
         let mut lost = None;
         let read_only = self.state.borrow().read_only.is_some();
-        for (member, result) in members.iter().zip(results) {
-            let Err(error) = result else { continue };
-            match member.slot {
+        for ((member, cursor), result) in members.iter().zip(cursors).zip(results) {
+            let Err(error) = result else {
+                // All that had been filled before is durable now (law 3).
+                member.checkpoint.set(member.checkpoint.get().max(cursor.unwrap_or(Sector::ZERO)));
+                continue;
+            };
+            match member.slot.get() {
                 _ if read_only => {
                     // Nobody's state is changed any more, as that would have to be written.
                     self.state.borrow_mut().flush_lost = true;
@@ -251,7 +273,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if !may_be_clean(&state) {
                 return Ok(());
             }
-            (state.writes, state.resync.as_ref().map(|resync| resync.cursor))
+            (state.writes, state.resync.as_ref().map(Resync::cursor))
         };
         self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
@@ -291,11 +313,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         while self.state.borrow().busy > 0 {
             self.runtime.sleep(Duration::from_millis(1)).await;
         }
-        self.end_resync_task().await;
+        self.end_sync_task().await;
         self.flush_members().await?;
+        if was != Phase::ReadOnly && was != Phase::Stopped {
+            self.clear_idle_bits(Duration::ZERO).await?;
+        }
         let _lane = self.lane.lock(0..1).await;
         if let Some(resync) = &mut self.state.borrow_mut().resync {
-            resync.checkpoint = resync.cursor;
+            resync.checkpoint = resync.cursor();
         }
         // A failure that was recorded on the way here has made the superblocks say dirty, whatever they said before.
         let recorded = self.state.borrow().recorded;

@@ -104,7 +104,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             // The same rows of whole stripes lie one behind the other on every member.
             let rows = first * chunk.0..stop * chunk.0;
             let _rows = self.locks.lock(rows.clone()).await;
-            let places: Vec<_> = self.seats_in_sync().map(|member| (member, Sector(rows.start))).collect();
+            let _marked = self.mark(&rows).await?;
+            let places: Vec<_> =
+                self.live_seated().into_iter().map(|member| (member, Sector(rows.start))).collect();
             self.zero_places(rows.clone(), places, Sector(rows.end - rows.start), purpose).await?;
             first = stop;
         }
@@ -127,14 +129,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn zero_extent(&self, extent: Extent, purpose: Purpose) -> Result<(), IoError> {
         let rows = extent.array.0..(extent.array + extent.len).0;
         let _rows = self.locks.lock(rows.clone()).await;
+        let _marked = self.mark(&rows).await?;
         let copies = extent.copies.iter();
-        let places = copies.filter_map(|place| Some((self.in_sync(place.slot)?.clone(), place.sector)));
+        let places = copies.flat_map(|place| self.writers(place.slot).map(|member| (member, place.sector)));
         self.zero_places(rows, places.collect(), extent.len, purpose).await
-    }
-
-    fn seats_in_sync(&self) -> impl Iterator<Item = std::rc::Rc<super::member::Member<D>>> {
-        let seated = self.seats.iter().filter_map(|seat| seat.member.clone());
-        seated.filter(|member| member.in_sync())
     }
 
     /// Zeroes the same number of sectors at a place of each member: all of them, or, for a discard that the first of
@@ -146,28 +144,26 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         len: Sector,
         purpose: Purpose,
     ) -> Result<(), IoError> {
-        if places.is_empty() {
+        if !places.iter().any(|(member, _)| member.in_sync()) {
             return Err(OUT_OF_REACH);
         }
+        let own = |sector: Sector| sector.0..(sector + len).0;
         let mut places = places.into_iter();
         let mut written = Vec::new();
         let (zeroing, fua) = match purpose {
             Purpose::Zeroes(zeroing, fua) => (zeroing, fua),
             Purpose::Discard => {
                 let (member, sector) = places.next().expect("not empty");
-                let offset_bytes = (member.superblock.data_offset + sector).bytes();
-                let device = &member.device;
-                let result = device.write_zeroes(offset_bytes, len.bytes(), Zeroing::Unmap, Fua::No).await;
-                match result {
+                match member.try_write_zeroes(sector, len, Zeroing::Unmap, Fua::No).await {
                     Err(error) if error.kind == IoErrorKind::Unsupported => return Err(error),
-                    result => written.push((member, result)),
+                    result => written.push((member, own(sector), result)),
                 }
                 (Zeroing::Unmap, Fua::No)
             }
         };
         let zeroes = places.map(|(member, sector)| async move {
             let result = member.write_zeroes(sector, len, zeroing, fua).await;
-            (member, result)
+            (member, own(sector), result)
         });
         written.extend(join_all(zeroes.collect::<Vec<_>>()).await);
         self.settle(&rows, written, true)

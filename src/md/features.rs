@@ -53,6 +53,9 @@ impl Features {
     /// `layout` of a RAID0 with several zones is meant.
     pub const RAID0_LAYOUT: Features = Features(4096);
 
+    /// What a superblock says of its own member only.
+    pub const OF_ONE_MEMBER: Features = Features(2 | 8 | 16 | 128);
+
     /// Whether every bit of `other` is set.
     pub const fn contains(self, other: Features) -> bool {
         self.0 & other.0 == other.0

@@ -158,7 +158,7 @@ fn a_dirty_array_is_made_whole() {
         array.start();
         let waiting = (array.clone(), world.clone());
         world.run(async move {
-            while waiting.0.status().resync.is_some() {
+            while waiting.0.status().resync_is_due {
                 raidd::io::Clock::sleep(&waiting.1, std::time::Duration::from_millis(1)).await;
             }
         });

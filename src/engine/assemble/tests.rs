@@ -48,6 +48,7 @@ fn found(superblocks: &[Superblock]) -> Vec<Found<MemoryDevice>> {
         label: format!("disk{index}"),
         superblock: superblock.clone(),
         bad: Vec::new(),
+        bitmap: None,
         ppl_log: Vec::new(),
         replayed: Default::default(),
     });
@@ -412,21 +413,21 @@ fn filling(superblock: &mut Superblock, features: Features, recovery_offset: u64
 }
 
 #[test]
-fn half_rebuilt_is_read_only_and_counts_as_missing() {
+fn half_rebuilt_counts_as_missing() {
     for (level, slots, others_spared) in [(1, 2, 0), (5, 3, 0), (6, 4, 1), (10, 4, 0)] {
         let mut set = members(level, slots);
         filling(&mut set[1], Features::NONE, 1024);
         let seating = seated(&set).unwrap();
         assert_eq!(seating.slots[1], (Some(1), None));
         let start = plainly(&set).unwrap();
-        assert!(start.degraded && start.read_only.unwrap().contains("half rebuilt"));
+        assert!(start.degraded && start.read_only.is_none());
         // Without 0 (its pair, where there are pairs) as many are missing as there are without both.
         assert_eq!(plainly(&set[1..]).is_ok(), others_spared > 0, "level {level}");
     }
 }
 
 #[test]
-fn half_replaced_is_read_only() {
+fn half_replaced_counts_as_the_member_that_it_is_to_replace() {
     for (level, slots) in [(1, 2), (5, 3), (6, 4), (10, 4)] {
         let mut set = members_and_spares(level, slots, 1);
         let everybody: Vec<_> = (0..=slots).collect();
@@ -436,32 +437,25 @@ fn half_replaced_is_read_only() {
         assert_eq!(seating.slots[1], (Some(1), Some(slots)));
         assert_eq!((left_out(&seating).len(), seating.spares.len()), (0, 0));
         let start = plainly(&set).unwrap();
-        assert!(!start.degraded && start.read_only.is_some());
+        assert!(!start.degraded && start.read_only.is_none());
         // The original is gone: the replacement holds what it holds.
         let mut gone = set.clone();
         gone.remove(1);
         let seating = seated(&gone).unwrap();
         assert_eq!(seating.slots[1], (None, Some(slots - 1)));
         let start = plainly(&gone).unwrap();
-        assert!(start.degraded && start.read_only.is_some());
+        assert!(start.degraded && start.read_only.is_none());
         // It is complete, only its original has not been let go yet.
         gone[slots - 1].recovery_offset = Sector::MAX;
         assert!(!plainly(&gone).unwrap().degraded);
         gone[slots - 1].feature_map.remove(Features::RECOVERY_OFFSET);
         let start = plainly(&gone).unwrap();
-        assert!(!start.degraded && start.read_only.is_some());
+        assert!(!start.degraded && start.read_only.is_none());
     }
 }
 
 #[test]
-fn bad_blocks_and_the_operators_word_make_read_only() {
-    let mut set = members(5, 3);
-    set[2].feature_map.insert(Features::BAD_BLOCKS);
-    let start = plainly(&set).unwrap();
-    assert!(!start.degraded && start.read_only.unwrap().contains("bad blocks"));
-    // Those of a member that is out are nobody's business.
-    set[2].events.0 -= 2;
-    assert_eq!(plainly(&set).unwrap().read_only, None);
+fn a_read_only_member_and_the_operators_word_make_read_only() {
     let wish = Options { read_only: true, ..Options::default() };
     assert!(started(&members(1, 2), &wish).unwrap().read_only.unwrap().contains("--read-only"));
     let mut found = found(&members(1, 2));

@@ -1,8 +1,9 @@
 //! Named scenarios, and stories told from beginning to end in the simulated world.
 //!
 //! `named` has one scenario for each bug that was found; `rounds` drives every shape against a plain array of bytes;
-//! `crashes` crashes at every single change of short stories.
+//! `members` lets members come and go under load; `crashes` crashes at every single change of short stories.
 
 mod crashes;
+mod members;
 mod named;
 mod rounds;

@@ -31,6 +31,11 @@ impl Client {
         Client { array, world: world.clone(), bytes, pool: Pool::new(16 << 20).unwrap() }
     }
 
+    /// The same client of the array after it was assembled again.
+    pub fn again(array: SimArray, before: Client) -> Client {
+        Client { array, ..before }
+    }
+
     /// Gives every byte a known value.
     pub async fn fill(&mut self) {
         let len = self.bytes.len();
@@ -156,7 +161,7 @@ impl Client {
     }
 
     pub async fn until_synced(&self) {
-        while self.array.status().resync.is_some() {
+        while self.array.status().resync_is_due {
             self.world.sleep(Duration::from_millis(5)).await;
         }
     }
@@ -201,7 +206,7 @@ fn healthy_arrays_keep_every_byte() {
             stop_and_verify(&client, &disks, "healthy").await;
 
             let again = assemble_array(&world, &disks, block, AssembleOptions::default()).await.unwrap();
-            assert!(again.status().resync.is_none(), "a clean array has nothing to resync");
+            assert!(!again.status().resync_is_due, "a clean array has nothing to resync");
             let client = Client { array: again, ..client };
             client.check_all().await;
         });

@@ -1,0 +1,399 @@
+//! Recovery: filling members, window by window, with what they should hold: spares that have taken a vacant slot, members
+//! that have come back, and replacements.
+//!
+//! Clients are served meanwhile. What they write goes to members being filled at once, wherever the cursor is; read is
+//! only what lies below it.
+//!
+//! Invariants:
+//! - A window is worked out and written under its row locks, so nothing that a client writes is overwritten by what was
+//!   read before. Several windows are in flight; a cursor moves in their order.
+//! - A window that has been begun is ended: a write that is still under way is never left behind without its lock.
+//! - On disk a member's recovery_offset follows a flush that has covered all below it (law 3: `flush_members` sets the
+//!   checkpoint), and a member is called in sync only after a flush that has covered all of it.
+//! - What redundancy cannot bring back is recorded in the bad-block log of the member that should hold it; the rest is
+//!   saved.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::array::{Array, sectors};
+use super::member::{Member, MemberState};
+use super::plan::{self, OutOfReach, Place};
+use super::solve;
+use super::stripe::OUT_OF_REACH;
+use super::sync::SyncAction;
+use crate::io::{Buf, Device, Fua, IoError, Runtime};
+use crate::layout::{Copies, Geometry, Place as MemberPlace, Stripe};
+use crate::units::{MemberSlot, Sector, StripeIndex};
+
+/// Windows of a recovery that are worked on at the same time.
+const WINDOWS_IN_FLIGHT: usize = 4;
+
+/// What is given up where redundancy does not reach, in sectors; md's unit.
+const LINE_SECTORS: u64 = 8;
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// Sectors of a member that the array uses.
+    pub(super) fn used_sectors(&self) -> u64 {
+        match &self.geometry {
+            Geometry::Parity(parity) => parity.stripe_count() * parity.chunk().0,
+            Geometry::Copies(copies) => copies.used_member_sectors().0,
+        }
+    }
+
+    /// Fills whoever is to be filled, from the lowest cursor to the end.
+    pub(super) async fn recover(&self) -> Result<(), IoError> {
+        let end = self.used_sectors();
+        let Some(from) = self.filling().iter().map(|(_, cursor)| cursor.0).min() else { return Ok(()) };
+        tracing::info!(array = self.name(), from, end, "recovery started");
+        self.begin_progress(SyncAction::Recovery, from, end);
+        let complete = self.fill(from.min(end), end).await?;
+        if complete {
+            self.complete_filled(end).await?;
+            tracing::info!(array = self.name(), "recovery ended");
+        }
+        Ok(())
+    }
+
+    /// False if it was interrupted.
+    async fn fill(&self, from: u64, end: u64) -> Result<bool, IoError> {
+        let going = Cell::new(true);
+        let step = self.fill_window();
+        let mut next = from;
+        let windows = std::iter::from_fn(|| {
+            if next >= end || !going.get() {
+                return None;
+            }
+            let rows = next..end.min(next + step);
+            next = rows.end;
+            Some(rows)
+        });
+        let fill = |rows: Range<u64>| async move {
+            let began = self.runtime.now();
+            let worked = self.fill_rows(&rows).await;
+            (rows, began, worked)
+        };
+        let mut windows = stream::iter(windows).map(fill).buffered(WINDOWS_IN_FLIGHT);
+        let mut checkpoint = from;
+        let mut outcome = Ok(());
+        while let Some((rows, began, worked)) = windows.next().await {
+            if !going.get() {
+                continue; // Windows behind one that failed are ended, but count for nothing.
+            }
+            match worked {
+                Err(error) => {
+                    outcome = Err(error);
+                    going.set(false);
+                    continue;
+                }
+                Ok(moved) => {
+                    self.advance(&rows);
+                    self.note_progress(rows.end);
+                    if moved {
+                        let bytes = Sector(rows.end - rows.start).bytes() / WINDOWS_IN_FLIGHT as u64;
+                        self.pace(bytes, began).await;
+                    }
+                }
+            }
+            if rows.end - checkpoint >= (end / 16).max(1) && rows.end < end {
+                checkpoint = rows.end;
+                outcome = self.checkpoint_recovery().await;
+            }
+            if outcome.is_err() || !self.goes_on() || self.filling().is_empty() {
+                going.set(false);
+            }
+        }
+        outcome.map(|()| going.get())
+    }
+
+    /// A window has been filled: all who had come to its beginning have come to its end.
+    fn advance(&self, rows: &Range<u64>) {
+        for (member, cursor) in self.filling() {
+            if cursor.0 >= rows.start {
+                member.advance(Sector(rows.end));
+            }
+        }
+    }
+
+    async fn checkpoint_recovery(&self) -> Result<(), IoError> {
+        self.flush_members().await?;
+        self.state.borrow_mut().wanted += 1;
+        self.persist().await
+    }
+
+    /// Those who hold everything now are in sync, once that is durable.
+    async fn complete_filled(&self, end: u64) -> Result<(), IoError> {
+        let whole = |(member, cursor): (Rc<Member<D>>, Sector)| (cursor.0 >= end).then_some(member);
+        let filled: Vec<_> = self.filling().into_iter().filter_map(whole).collect();
+        self.flush_members().await?;
+        for member in filled {
+            let slot = member.slot.get().expect("a member that is filled has a slot");
+            match member.state.get() {
+                MemberState::Recovering(_) => member.state.set(MemberState::InSync),
+                MemberState::Replacing(_) => self.roster.borrow_mut().complete_replacement(slot),
+                // It failed meanwhile.
+                MemberState::InSync | MemberState::Spare | MemberState::Faulty => continue,
+            }
+            member.guided.set(false);
+            tracing::info!(array = self.name(), member = member.label, %slot, "member is in sync");
+            self.state.borrow_mut().wanted += 1;
+        }
+        self.persist().await?;
+        self.watch_idle_bits();
+        Ok(())
+    }
+
+    pub(super) fn fill_window(&self) -> u64 {
+        sectors(match &self.geometry {
+            Geometry::Parity(parity) => self.window_bytes().min(parity.chunk().bytes()),
+            Geometry::Copies(_) => self.window_bytes(),
+        })
+    }
+
+    /// Fills the members that do not hold these rows yet. False if there was nothing to do.
+    async fn fill_rows(&self, rows: &Range<u64>) -> Result<bool, IoError> {
+        let lacks = |member: &Member<D>| member.cursor().is_some_and(|cursor| cursor.0 < rows.end);
+        let targets: Vec<_> =
+            self.filling().into_iter().map(|(member, _)| member).filter(|member| lacks(member)).collect();
+        let mut moved = false;
+        match &self.geometry {
+            Geometry::Parity(parity) => {
+                let missed = |member: &Member<D>| !member.guided.get() || self.is_marked(rows);
+                let targets: Vec<_> = targets.into_iter().filter(|member| missed(member)).collect();
+                let chunk = parity.chunk().0;
+                let mut at = rows.start;
+                while at < rows.end && !targets.is_empty() {
+                    let stop = rows.end.min((at / chunk + 1) * chunk);
+                    self.fill_stripe(&parity.stripe(StripeIndex(at / chunk)), &(at..stop), &targets).await?;
+                    (at, moved) = (stop, true);
+                }
+            }
+            Geometry::Copies(copies) => {
+                for member in targets {
+                    moved |= self.fill_copy(copies, &member, rows).await?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    fn is_marked(&self, rows: &Range<u64>) -> bool {
+        self.intent.as_ref().is_none_or(|intent| intent.borrow().is_marked(rows))
+    }
+
+    async fn fill_stripe(
+        &self,
+        stripe: &Stripe,
+        rows: &Range<u64>,
+        targets: &[Rc<Member<D>>],
+    ) -> Result<(), IoError> {
+        let _rows = self.locks.lock(rows.clone()).await;
+        let slots: Vec<_> = targets.iter().filter_map(|member| member.slot.get()).collect();
+        match self.work_out(stripe, rows, &slots, Vec::new()).await {
+            Ok(cells) => self.write_filled(rows, targets, cells).await,
+            Err(_) if rows.end - rows.start > LINE_SECTORS => {
+                // Line by line, so that no more is given up than must be.
+                let mut at = rows.start;
+                while at < rows.end {
+                    let line = at..rows.end.min((at / LINE_SECTORS + 1) * LINE_SECTORS);
+                    at = line.end;
+                    match self.work_out(stripe, &line, &slots, Vec::new()).await {
+                        Ok(cells) => self.write_filled(&line, targets, cells).await?,
+                        Err(error) => self.give_up(targets, &line, error)?,
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => self.give_up(targets, rows, error),
+        }
+    }
+
+    /// These rows are out of reach: the members that should hold them do not.
+    fn give_up(&self, targets: &[Rc<Member<D>>], rows: &Range<u64>, error: IoError) -> Result<(), IoError> {
+        for member in targets.iter().filter(|member| member.takes_writes()) {
+            tracing::error!(
+                array = self.name(),
+                member = member.label,
+                ?rows,
+                "rows are lost: too many members cannot give them"
+            );
+            if !self.record_bad(member, rows) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_filled(
+        &self,
+        rows: &Range<u64>,
+        targets: &[Rc<Member<D>>],
+        cells: Vec<(MemberSlot, Buf)>,
+    ) -> Result<(), IoError> {
+        let writes = cells.into_iter().flat_map(|(slot, cell)| {
+            let cell = cell.freeze();
+            let here =
+                targets.iter().filter(move |member| member.slot.get() == Some(slot) && member.takes_writes());
+            here.map(move |member| (member.clone(), cell.clone()))
+        });
+        let writes = writes.map(|(member, cell)| async move {
+            let result = member.write(Sector(rows.start), vec![cell], Fua::No).await;
+            (member, rows.clone(), result)
+        });
+        let written = futures_util::future::join_all(writes.collect::<Vec<_>>()).await;
+        self.settle(rows, written, false)?;
+        self.persist().await
+    }
+
+    /// What these slots should hold there, read or worked out from the rest of the stripe. The rows are locked.
+    pub(super) async fn work_out(
+        &self,
+        stripe: &Stripe,
+        rows: &Range<u64>,
+        slots: &[MemberSlot],
+        mut avoid: Vec<MemberSlot>,
+    ) -> Result<Vec<(MemberSlot, Buf)>, IoError> {
+        let places: Vec<(MemberSlot, Place)> =
+            slots.iter().map(|&slot| (slot, place_of(stripe, slot))).collect();
+        loop {
+            let situation = self.situation(stripe, rows, &[], &avoid);
+            let all_readable = places.iter().all(|&(_, place)| situation.cell(place).readable);
+            let (lost, reads) = if all_readable {
+                (Vec::new(), places.iter().map(|&(_, place)| place).collect())
+            } else {
+                let reads = plan::read(&situation).map_err(|OutOfReach| OUT_OF_REACH)?;
+                (situation.lost().collect::<Vec<_>>(), reads)
+            };
+            let mut band = self.band(stripe, rows, reads.len() + lost.len() + 2).await;
+            if !self.read_places(stripe, rows, &reads, &mut band, &mut avoid).await {
+                continue;
+            }
+            if !all_readable {
+                solve::lost_data(stripe, &lost, &mut band);
+                if places.iter().any(|(_, place)| matches!(place, Place::P | Place::Q)) {
+                    solve::parity(stripe, &[], &mut band);
+                }
+            }
+            let cells = places.iter().map(|&(slot, place)| {
+                let cell = match place {
+                    Place::Data(i) => band.data[i].take(),
+                    Place::P => band.p.take(),
+                    Place::Q => band.q.take(),
+                };
+                (slot, cell.expect("read or worked out"))
+            });
+            return Ok(cells.collect());
+        }
+    }
+
+    /// Fills rows of one member of an array of copies. False if there was nothing to do.
+    async fn fill_copy(
+        &self,
+        copies: &Copies,
+        member: &Rc<Member<D>>,
+        rows: &Range<u64>,
+    ) -> Result<bool, IoError> {
+        let slot = member.slot.get().expect("a member that is filled has a slot");
+        let mut moved = false;
+        for (sector, array) in self.copy_pieces(copies, slot, rows) {
+            if !member.takes_writes() {
+                break;
+            }
+            if member.guided.get() && !self.is_marked(&array) {
+                continue;
+            }
+            moved = true;
+            let _rows = self.locks.lock(array.clone()).await;
+            match self.copy_of(copies, &array, None).await {
+                Ok(data) => {
+                    let own = sector.0..sector.0 + array.end - array.start;
+                    let result = member.write(sector, vec![data.freeze()], Fua::No).await;
+                    self.settle(&array, vec![(member.clone(), own, result)], false)?;
+                    self.persist().await?;
+                }
+                Err(error) => {
+                    let targets = std::slice::from_ref(member);
+                    let mut at = 0;
+                    let len = array.end - array.start;
+                    while at < len {
+                        let stop = len.min(at + LINE_SECTORS);
+                        let line = array.start + at..array.start + stop;
+                        let place = sector + Sector(at);
+                        let own = place.0..place.0 + stop - at;
+                        match self.copy_of(copies, &line, None).await {
+                            Ok(data) => {
+                                let result = member.write(place, vec![data.freeze()], Fua::No).await;
+                                self.settle(&line, vec![(member.clone(), own, result)], false)?;
+                            }
+                            Err(_) => self.give_up(targets, &own, error)?,
+                        }
+                        at = stop;
+                    }
+                    self.persist().await?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// The pieces of a member's rows that are contiguous in the array, too: (where on the member, what of the array).
+    pub(super) fn copy_pieces(
+        &self,
+        copies: &Copies,
+        slot: MemberSlot,
+        rows: &Range<u64>,
+    ) -> Vec<(Sector, Range<u64>)> {
+        let mut pieces = Vec::new();
+        let mut at = rows.start;
+        while at < rows.end {
+            let chunk_end = copies.chunk().map_or(rows.end, |chunk| (at / chunk.0 + 1) * chunk.0);
+            let stop = rows.end.min(chunk_end);
+            if let Some(array) = copies.array_at(MemberPlace { slot, sector: Sector(at) }) {
+                let len = (stop - at).min(copies.array_sectors().0 - array.0);
+                pieces.push((Sector(at), array.0..array.0 + len));
+            }
+            at = stop;
+        }
+        pieces
+    }
+
+    /// A range of the array that lies within one extent, from the first copy that can be read, but not from `except`. The
+    /// rows are locked.
+    pub(super) async fn copy_of(
+        &self,
+        copies: &Copies,
+        array: &Range<u64>,
+        except: Option<MemberSlot>,
+    ) -> Result<Buf, IoError> {
+        let len = Sector(array.end - array.start);
+        let extent = copies.extents(Sector(array.start), len).next().expect("a range that is not empty");
+        assert!(extent.len == len, "a range within one extent");
+        let mut last = OUT_OF_REACH;
+        for place in extent.copies.iter().filter(|place| Some(place.slot) != except) {
+            let rows = place.sector.0..place.sector.0 + len.0;
+            let Some(source) = self.reader(place.slot, &rows) else { continue };
+            let buf = self.memory.scratch.alloc(len.bytes() as usize).await;
+            match self.read_member(&source, place.sector, buf).await {
+                Ok(buf) => return Ok(buf),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// What a slot is to a stripe.
+pub(super) fn place_of(stripe: &Stripe, slot: MemberSlot) -> Place {
+    if slot == stripe.p {
+        return Place::P;
+    }
+    if stripe.q == Some(slot) {
+        return Place::Q;
+    }
+    let data = stripe.data.iter().position(|&data| data == slot);
+    Place::Data(data.expect("every slot has a place in every stripe"))
+}

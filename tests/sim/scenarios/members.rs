@@ -1,0 +1,254 @@
+//! Members come and go under load: spares take over, former members are caught up, members are replaced; with and without
+//! crashes on the way.
+
+use std::time::Duration;
+
+use raidd::engine::create::NewMember;
+use raidd::engine::{AssembleOptions, Health, MemberState, Refusal, load};
+use raidd::io::{Clock, Device};
+
+use crate::rounds::Client;
+use raidd_sim::disk::{Disk, Platter};
+use raidd_sim::model::Model;
+use raidd_sim::random::Random;
+use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, memory, platters};
+use raidd_sim::store::Luck;
+use raidd_sim::world::World;
+
+const MEMBER_BYTES: usize = (1 << 20) + (192 << 10);
+
+fn run(seeds: std::ops::Range<u64>, round: impl AsyncFn(World, Shape, u64) + Copy + 'static) {
+    for seed in seeds {
+        for (index, &shape) in SHAPES.iter().enumerate().filter(|(_, shape)| shape.spare_slots > 0) {
+            let seed = seed.wrapping_mul(1000) + index as u64;
+            println!("seed {seed}, {shape:?}");
+            let world = World::new(seed);
+            let inside = world.clone();
+            world.run(async move { round(inside, shape, seed).await });
+        }
+    }
+}
+
+async fn until_whole(client: &Client) {
+    for _ in 0..100_000 {
+        if client.array.health() == Health::Optimal && client.array.status().sync.is_none() {
+            return;
+        }
+        client.world.sleep(Duration::from_millis(5)).await;
+    }
+    panic!("redundancy is not whole again: {:?}", client.array.status());
+}
+
+fn new_member(world: &World, platter: &Platter, label: &str) -> NewMember<Disk> {
+    NewMember { device: Disk::new(platter, world, 512), label: label.to_owned() }
+}
+
+async fn client_of(world: &World, shape: &Shape, disks: &[Platter], seed: u64) -> Client {
+    let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+    let array = create_array(world, shape, &some, 512, seed % 2 == 0, true).await.unwrap();
+    let mut client = Client::new(array, world);
+    client.fill().await;
+    client.until_synced().await;
+    client
+}
+
+async fn steps(client: &mut Client, count: usize) {
+    for _ in 0..count {
+        client.step().await;
+        client.burst().await;
+    }
+}
+
+#[test]
+fn a_spare_takes_over_and_holds_everything() {
+    run(0..3, async |world, shape, seed| {
+        let mut disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        for round in 0..3 {
+            let gone = world.random(shape.slots as u64) as usize;
+            let victim = client.array.status().members[gone].path.clone().unwrap();
+            let label = format!("new{round}");
+            let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ round << 32);
+            if world.random(2) == 0 {
+                client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
+                steps(&mut client, 1).await;
+                client.array.fail(&victim).await.unwrap();
+            } else {
+                client.array.fail(&victim).await.unwrap();
+                steps(&mut client, 1).await;
+                client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
+            }
+            steps(&mut client, 3).await;
+            until_whole(&client).await;
+            client.array.remove(&victim).await.unwrap();
+            client.check_all().await;
+            disks.push(fresh);
+        }
+        client.array.stop().await.unwrap();
+        let torn = Model::of(&disks).inconsistent();
+        assert!(torn.is_empty(), "parity or copies disagree at {torn:?}");
+        let again = assemble_array(&world, &disks, 512, AssembleOptions::default()).await.unwrap();
+        assert_eq!(again.health(), Health::Optimal);
+        let client = Client::again(again, client);
+        client.check_all().await;
+    });
+}
+
+#[test]
+fn a_member_that_comes_back_is_caught_up() {
+    run(10..13, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        for _ in 0..3 {
+            let gone = world.random(shape.slots as u64) as usize;
+            let label = format!("disk{gone}");
+            client.array.fail(&label).await.unwrap();
+            steps(&mut client, 2).await;
+            client.array.remove(&label).await.unwrap();
+            if world.random(2) == 0 {
+                world.sleep(Duration::from_secs(20)).await;
+            }
+            steps(&mut client, 1).await;
+            let disk = Disk::new(&disks[gone], &world, 512);
+            let found = load(disk, label, &memory().metadata).await.unwrap();
+            client.array.re_add(found).await.unwrap();
+            steps(&mut client, 2).await;
+            until_whole(&client).await;
+            client.check_all().await;
+            world.sleep(Duration::from_secs(world.random(20))).await;
+        }
+        client.array.stop().await.unwrap();
+        let torn = Model::of(&disks).inconsistent();
+        assert!(torn.is_empty(), "parity or copies disagree at {torn:?}");
+    });
+}
+
+#[test]
+fn a_replacement_takes_the_place_of_the_member() {
+    run(20..23, async |world, shape, seed| {
+        let mut disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        for round in 0..3 {
+            let gone = world.random(shape.slots as u64) as usize;
+            let victim = client.array.status().members[gone].path.clone().unwrap();
+            let label = format!("new{round}");
+            let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ round << 32);
+            client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
+            client.array.replace(&victim, &label).await.unwrap();
+            disks.push(fresh);
+            steps(&mut client, 1).await;
+            if world.random(3) == 0 {
+                // The original fails on the way.
+                client.array.fail(&victim).await.ok();
+            }
+            steps(&mut client, 2).await;
+            until_whole(&client).await;
+            client.check_all().await;
+            let status = client.array.status();
+            assert_eq!(status.members.len(), shape.slots);
+            assert!(status.members.iter().any(|member| member.path.as_deref() == Some(&label)));
+            client.array.remove(&victim).await.unwrap();
+        }
+        client.array.stop().await.unwrap();
+        let torn = Model::of(&disks).inconsistent();
+        assert!(torn.is_empty(), "parity or copies disagree at {torn:?}");
+    });
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_recovery_costs_nothing() {
+    for seed in 30..34 {
+        for (index, &shape) in SHAPES.iter().enumerate().filter(|(_, shape)| shape.spare_slots > 0) {
+            let seed = seed * 1000 + index as u64;
+            println!("seed {seed}, {shape:?}");
+            crash_and_go_on(seed, shape);
+        }
+    }
+}
+
+/// The daemon or the machine dies while a member is filled and nobody writes; then the recovery ends all the same.
+fn crash_and_go_on(seed: u64, shape: Shape) {
+    let mut disks = platters(&shape, seed);
+    let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ 77);
+    let world = World::new(seed);
+    let (inside, stage, spare) = (world.clone(), disks.clone(), fresh.clone());
+    let bytes: std::rc::Rc<std::cell::RefCell<Vec<u8>>> = std::rc::Rc::default();
+    let noted = bytes.clone();
+    let _ = world.run_steps(
+        async move {
+            let client = client_of(&inside, &shape, &stage, seed).await;
+            *noted.borrow_mut() = client.bytes.clone();
+            client.array.flush().await.unwrap();
+            inside.sleep(Duration::from_secs(1)).await;
+            let gone = inside.random(shape.slots as u64) as usize;
+            client.array.fail(&format!("disk{gone}")).await.unwrap();
+            inside.crash_after(1 + inside.random(150));
+            let again = inside.random(2) == 0;
+            if again {
+                client.array.remove(&format!("disk{gone}")).await.unwrap();
+                let disk = Disk::new(&stage[gone], &inside, 512);
+                let found = load(disk, format!("disk{gone}"), &memory().metadata).await.unwrap();
+                client.array.re_add(found).await.unwrap();
+            } else {
+                client.array.add(new_member(&inside, &spare, "new"), [99; 16]).await.unwrap();
+            }
+            until_whole(&client).await;
+        },
+        u64::MAX,
+    );
+    disks.push(fresh);
+    let dice = Random::new(seed);
+    let machine = dice.one_in(2);
+    for disk in &disks {
+        disk.abandon(&dice);
+        if machine {
+            disk.lose_cache(Luck::Some, &dice);
+        }
+    }
+    // A disk that was never taken in has no superblock.
+    let taken_in = |disk: &Platter| raidd::md::Superblock::parse(&disk.bytes()[4096..8192]).is_ok();
+    disks.retain(taken_in);
+    let world = World::new(seed + 1);
+    let (inside, stage, bytes) = (world.clone(), disks.clone(), bytes.take());
+    world.run(async move {
+        let array = assemble_array(&inside, &stage, 512, AssembleOptions::default()).await.unwrap();
+        let mut client = Client::new(array, &inside);
+        client.bytes = bytes;
+        client.check_all().await;
+        steps(&mut client, 2).await;
+        while client.array.status().sync.is_some() {
+            inside.sleep(Duration::from_millis(5)).await;
+        }
+        client.check_all().await;
+        client.array.stop().await.unwrap();
+        let torn = Model::of(&stage).inconsistent();
+        assert!(torn.is_empty(), "parity or copies disagree at {torn:?}");
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_mended_or_recorded() {
+    run(40..42, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        let data = 1 << 20;
+        for disk in disks.iter().take(1) {
+            let at = data + world.random(100) * 512;
+            disk.spoil(at..at + 512);
+        }
+        client.check_all().await;
+        client.check_all().await;
+        steps(&mut client, 5).await;
+        world.sleep(Duration::from_secs(1)).await;
+        client.check_all().await;
+        // The rest of that member still counts.
+        assert_eq!(client.array.health(), Health::Optimal);
+        assert_eq!(client.array.status().members[0].state, Some(MemberState::InSync));
+        client.array.stop().await.unwrap();
+        match assemble_array(&world, &disks, 512, AssembleOptions::default()).await {
+            Ok(again) => Client::again(again, client).check_all().await,
+            Err(Refusal::TooFew(why)) => panic!("{why}"),
+            Err(error) => panic!("{error}"),
+        }
+    });
+}
