@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use raidd::engine::create::NewMember;
-use raidd::engine::{ArrayStatus, MemberState, Phase};
+use raidd::engine::{ArrayStatus, Health, MemberState, Phase, Refusal};
 use raidd::io::Clock;
 
 use crate::clients::Scene;
@@ -250,7 +250,7 @@ fn victim(scene: &Scene, atlas: &Atlas) -> Option<usize> {
     }
     let sound = atlas.sound(&status);
     let is_parity = matches!(shape.level, 4..=6);
-    let is_trusted = is_in_agreement(&status) || atlas.fresh.get() || !is_parity;
+    let is_trusted = is_in_agreement(&status) || (atlas.fresh.get() && shape.level != 6) || !is_parity;
     if atlas.torn.get() || scene.full.get() || !is_trusted || status.has_suspect_rows {
         return None;
     }
@@ -492,6 +492,8 @@ pub async fn add(scene: &Scene, atlas: &Atlas, number: usize) {
             atlas.impaired[number].set(false);
             atlas.count(|tally| tally.added += 1);
         }
+        // It may be smaller than those that made the array.
+        Err(Refusal::BadMember { .. }) => {}
         Err(error) => {
             let status = scene.array.status();
             let open = status.phase != Phase::Stopped && status.read_only.is_none();
@@ -506,13 +508,17 @@ pub async fn add(scene: &Scene, atlas: &Atlas, number: usize) {
 /// Waits until redundancy agrees, as far as the array will bring it about by itself.
 pub async fn until_agreed(scene: &Scene) {
     let patience = scene.world.now() + Duration::from_secs(600);
+    // What somebody has just set going shows in a moment.
+    scene.world.sleep(Duration::from_millis(5)).await;
     loop {
         let status = scene.array.status();
-        if status.sync.is_none() || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
+        let spare = status.spares.iter().any(|member| member.state == Some(MemberState::Spare));
+        let is_due = spare && status.health == Health::Degraded;
+        if status.sync.is_none() && !is_due || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
             return;
         }
         if scene.world.now() > patience {
-            return scene.world.fail(format!("a sync action does not end: {:?}", status.sync));
+            return scene.world.fail(format!("a sync action does not end: {status:?}"));
         }
         scene.world.sleep(Duration::from_millis(2)).await;
     }
