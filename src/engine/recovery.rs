@@ -13,12 +13,12 @@
 //! - What redundancy cannot bring back is recorded in the bad-block log of the member that should hold it; the rest is
 //!   saved.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::future::join_all;
 
 use super::array::{Array, sectors};
 use super::member::{Member, MemberState};
@@ -32,6 +32,31 @@ use crate::units::{MemberSlot, Sector, StripeIndex};
 
 /// Windows of a recovery that are worked on at the same time.
 const WINDOWS_IN_FLIGHT: usize = 4;
+
+/// A recovery's way through the rows.
+struct Pass {
+    next: Cell<u64>,
+    /// All windows below it are done.
+    whole_below: Cell<u64>,
+    /// Windows above it that are done, too.
+    ahead: RefCell<BTreeMap<u64, u64>>,
+    checkpoint: Cell<u64>,
+    end: u64,
+    outcome: Cell<Result<(), IoError>>,
+}
+
+impl Pass {
+    /// A window is done; the windows that are now done with all below them, in order.
+    fn complete(&self, rows: Range<u64>) -> Vec<Range<u64>> {
+        let mut ahead = self.ahead.borrow_mut();
+        ahead.insert(rows.start, rows.end);
+        let mut out = Vec::new();
+        while let Some(end) = ahead.remove(&self.whole_below.get()) {
+            out.push(self.whole_below.replace(end)..end);
+        }
+        out
+    }
+}
 
 /// What is given up where redundancy does not reach, in sectors; md's unit.
 const LINE_SECTORS: u64 = 8;
@@ -61,53 +86,52 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// False if it was interrupted.
     async fn fill(&self, from: u64, end: u64) -> Result<bool, IoError> {
-        let going = Cell::new(true);
+        let pass = Pass {
+            next: Cell::new(from),
+            whole_below: Cell::new(from),
+            ahead: RefCell::default(),
+            checkpoint: Cell::new(from),
+            end,
+            outcome: Cell::new(Ok(())),
+        };
+        // Each of them awaits what it must without holding up the others, locks and lanes in hand as they may have.
+        join_all((0..WINDOWS_IN_FLIGHT).map(|_| self.fill_windows(&pass))).await;
+        pass.outcome.get().map(|()| pass.whole_below.get() == end)
+    }
+
+    /// Fills one window after the other, until none is left or the pass is given up.
+    async fn fill_windows(&self, pass: &Pass) {
         let step = self.fill_window();
-        let mut next = from;
-        let windows = std::iter::from_fn(|| {
-            if next >= end || !going.get() {
-                return None;
+        while pass.outcome.get().is_ok() && self.goes_on() && !self.filling().is_empty() {
+            let start = pass.next.get();
+            if start >= pass.end {
+                return;
             }
-            let rows = next..end.min(next + step);
-            next = rows.end;
-            Some(rows)
-        });
-        let fill = |rows: Range<u64>| async move {
+            let rows = start..pass.end.min(start + step);
+            pass.next.set(rows.end);
             let began = self.runtime.now();
             let worked = self.fill_rows(&rows).await;
-            (rows, began, worked)
-        };
-        let mut windows = stream::iter(windows).map(fill).buffered(WINDOWS_IN_FLIGHT);
-        let mut checkpoint = from;
-        let mut outcome = Ok(());
-        while let Some((rows, began, worked)) = windows.next().await {
-            if !going.get() {
-                continue; // Windows behind one that failed are ended, but count for nothing.
+            let Ok(moved) = worked else {
+                pass.outcome.set(worked.map(drop));
+                return;
+            };
+            for rows in pass.complete(rows.clone()) {
+                self.advance(&rows);
             }
-            match worked {
-                Err(error) => {
-                    outcome = Err(error);
-                    going.set(false);
-                    continue;
-                }
-                Ok(moved) => {
-                    self.advance(&rows);
-                    self.note_progress(rows.end);
-                    if moved {
-                        let bytes = Sector(rows.end - rows.start).bytes() / WINDOWS_IN_FLIGHT as u64;
-                        self.pace(bytes, began).await;
-                    }
+            let whole = pass.whole_below.get();
+            self.note_progress(whole);
+            if whole - pass.checkpoint.get() >= (pass.end / 16).max(1) && whole < pass.end {
+                pass.checkpoint.set(whole);
+                if let Err(error) = self.checkpoint_recovery().await {
+                    pass.outcome.set(Err(error));
+                    return;
                 }
             }
-            if rows.end - checkpoint >= (end / 16).max(1) && rows.end < end {
-                checkpoint = rows.end;
-                outcome = self.checkpoint_recovery().await;
-            }
-            if outcome.is_err() || !self.goes_on() || self.filling().is_empty() {
-                going.set(false);
+            if moved {
+                let share = Sector(rows.end - rows.start).bytes() * WINDOWS_IN_FLIGHT as u64;
+                self.pace(share, began).await;
             }
         }
-        outcome.map(|()| going.get())
     }
 
     /// A window has been filled: all who had come to its beginning have come to its end.
@@ -244,7 +268,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let result = member.write(Sector(rows.start), vec![cell], Fua::No).await;
             (member, rows.clone(), result)
         });
-        let written = futures_util::future::join_all(writes.collect::<Vec<_>>()).await;
+        let written = join_all(writes.collect::<Vec<_>>()).await;
         self.settle(rows, written, false)?;
         self.persist().await
     }
