@@ -34,8 +34,10 @@ use crate::units::{MemberSlot, Sector, StripeIndex};
 const WINDOWS_IN_FLIGHT: usize = 4;
 
 /// A recovery's way through the rows.
-struct Pass {
+struct Pass<D> {
     next: Cell<u64>,
+    /// Whom it fills. Who is seated later has nothing of the windows that are done, and waits for the next pass.
+    members: Vec<Rc<Member<D>>>,
     /// All windows below it are done.
     whole_below: Cell<u64>,
     /// Windows above it that are done, too.
@@ -45,7 +47,7 @@ struct Pass {
     outcome: Cell<Result<(), IoError>>,
 }
 
-impl Pass {
+impl<D> Pass<D> {
     /// A window is done; the windows that are now done with all below them, in order.
     fn complete(&self, rows: Range<u64>) -> Vec<Range<u64>> {
         let mut ahead = self.ahead.borrow_mut();
@@ -87,6 +89,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// False if it was interrupted.
     async fn fill(&self, from: u64, end: u64) -> Result<bool, IoError> {
         let pass = Pass {
+            members: self.filling().into_iter().map(|(member, _)| member).collect(),
             next: Cell::new(from),
             whole_below: Cell::new(from),
             ahead: RefCell::default(),
@@ -100,7 +103,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Fills one window after the other, until none is left or the pass is given up.
-    async fn fill_windows(&self, pass: &Pass) {
+    async fn fill_windows(&self, pass: &Pass<D>) {
         let step = self.fill_window();
         while pass.outcome.get().is_ok() && self.goes_on() && !self.filling().is_empty() {
             let start = pass.next.get();
@@ -110,13 +113,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let rows = start..pass.end.min(start + step);
             pass.next.set(rows.end);
             let began = self.runtime.now();
-            let worked = self.fill_rows(&rows).await;
+            let worked = self.fill_rows(&rows, &pass.members).await;
             let Ok(moved) = worked else {
                 pass.outcome.set(worked.map(drop));
                 return;
             };
             for rows in pass.complete(rows.clone()) {
-                self.advance(&rows);
+                self.advance(&rows, &pass.members);
             }
             let whole = pass.whole_below.get();
             self.note_progress(whole);
@@ -134,10 +137,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
-    /// A window has been filled: all who had come to its beginning have come to its end.
-    fn advance(&self, rows: &Range<u64>) {
-        for (member, cursor) in self.filling() {
-            if cursor.0 >= rows.start {
+    /// A window has been filled: those it was filled for who had come to its beginning have come to its end.
+    fn advance(&self, rows: &Range<u64>, members: &[Rc<Member<D>>]) {
+        for member in members {
+            if member.cursor().is_some_and(|cursor| cursor.0 >= rows.start) {
                 member.advance(Sector(rows.end));
             }
         }
@@ -178,11 +181,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         })
     }
 
-    /// Fills the members that do not hold these rows yet. False if there was nothing to do.
-    async fn fill_rows(&self, rows: &Range<u64>) -> Result<bool, IoError> {
-        let lacks = |member: &Member<D>| member.cursor().is_some_and(|cursor| cursor.0 < rows.end);
-        let targets: Vec<_> =
-            self.filling().into_iter().map(|(member, _)| member).filter(|member| lacks(member)).collect();
+    /// Fills those of the members that do not hold these rows yet. False if there was nothing to do.
+    async fn fill_rows(&self, rows: &Range<u64>, members: &[Rc<Member<D>>]) -> Result<bool, IoError> {
+        let lacks = |member: &Rc<Member<D>>| member.cursor().is_some_and(|cursor| cursor.0 < rows.end);
+        let targets: Vec<_> = members.iter().filter(|member| lacks(member)).cloned().collect();
         let mut moved = false;
         match &self.geometry {
             Geometry::Parity(parity) => {

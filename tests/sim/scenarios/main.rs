@@ -1,7 +1,7 @@
 //! Named scenarios, and stories told from beginning to end in the simulated world.
 //!
 //! `named` has one scenario for each bug that was found; `rounds` drives every shape against a plain array of bytes;
-//! `members` lets members come and go; `crashes` crashes at every single change of short stories.
+//! `members` lets members come and go under load; `crashes` crashes at every single change of short stories.
 
 mod crashes;
 mod members;

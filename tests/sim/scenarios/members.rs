@@ -4,23 +4,18 @@
 use std::time::Duration;
 
 use raidd::engine::create::NewMember;
-use raidd::engine::{AssembleOptions, Health, MemberState, Refusal};
+use raidd::engine::{AssembleOptions, Health, MemberState, Refusal, load};
 use raidd::io::{Clock, Device};
 
 use crate::rounds::Client;
 use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, label, load_disk, platters};
+use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, memory, platters};
 use raidd_sim::store::Luck;
 use raidd_sim::world::World;
 
 const MEMBER_BYTES: usize = (1 << 20) + (192 << 10);
-
-/// A new disk, full of garbage.
-fn blank(number: u64, seed: u64) -> Platter {
-    Platter::garbage(number, MEMBER_BYTES, 512, seed ^ number << 32)
-}
 
 fn run(seeds: std::ops::Range<u64>, round: impl AsyncFn(World, Shape, u64) + Copy + 'static) {
     for seed in seeds {
@@ -44,8 +39,8 @@ async fn until_whole(client: &Client) {
     panic!("redundancy is not whole again: {:?}", client.array.status());
 }
 
-fn new_member(world: &World, platter: &Platter) -> NewMember<Disk> {
-    NewMember { device: Disk::new(platter, world, 512), label: label(platter) }
+fn new_member(world: &World, platter: &Platter, label: &str) -> NewMember<Disk> {
+    NewMember { device: Disk::new(platter, world, 512), label: label.to_owned() }
 }
 
 async fn client_of(world: &World, shape: &Shape, disks: &[Platter], seed: u64) -> Client {
@@ -72,15 +67,16 @@ fn a_spare_takes_over_and_holds_everything() {
         for round in 0..3 {
             let gone = world.random(shape.slots as u64) as usize;
             let victim = client.array.status().members[gone].path.clone().unwrap();
-            let fresh = blank(20 + round, seed);
+            let label = format!("new{round}");
+            let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ round << 32);
             if world.random(2) == 0 {
-                client.array.add(new_member(&world, &fresh), [100 + round as u8; 16]).await.unwrap();
+                client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
                 steps(&mut client, 1).await;
                 client.array.fail(&victim).await.unwrap();
             } else {
                 client.array.fail(&victim).await.unwrap();
                 steps(&mut client, 1).await;
-                client.array.add(new_member(&world, &fresh), [100 + round as u8; 16]).await.unwrap();
+                client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
             }
             steps(&mut client, 3).await;
             until_whole(&client).await;
@@ -113,7 +109,8 @@ fn a_member_that_comes_back_is_caught_up() {
                 world.sleep(Duration::from_secs(20)).await;
             }
             steps(&mut client, 1).await;
-            let found = load_disk(&world, &disks[gone], 512).await.unwrap();
+            let disk = Disk::new(&disks[gone], &world, 512);
+            let found = load(disk, label, &memory().metadata).await.unwrap();
             client.array.re_add(found).await.unwrap();
             steps(&mut client, 2).await;
             until_whole(&client).await;
@@ -134,10 +131,10 @@ fn a_replacement_takes_the_place_of_the_member() {
         for round in 0..3 {
             let gone = world.random(shape.slots as u64) as usize;
             let victim = client.array.status().members[gone].path.clone().unwrap();
-            let fresh = blank(20 + round, seed);
-            client.array.add(new_member(&world, &fresh), [100 + round as u8; 16]).await.unwrap();
-            client.array.replace(&victim, &label(&fresh)).await.unwrap();
-            let heir = label(&fresh);
+            let label = format!("new{round}");
+            let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ round << 32);
+            client.array.add(new_member(&world, &fresh, &label), [100 + round as u8; 16]).await.unwrap();
+            client.array.replace(&victim, &label).await.unwrap();
             disks.push(fresh);
             steps(&mut client, 1).await;
             if world.random(3) == 0 {
@@ -149,7 +146,7 @@ fn a_replacement_takes_the_place_of_the_member() {
             client.check_all().await;
             let status = client.array.status();
             assert_eq!(status.members.len(), shape.slots);
-            assert!(status.members.iter().any(|member| member.path.as_deref() == Some(&heir)));
+            assert!(status.members.iter().any(|member| member.path.as_deref() == Some(&label)));
             client.array.remove(&victim).await.unwrap();
         }
         client.array.stop().await.unwrap();
@@ -172,7 +169,7 @@ fn a_crash_in_the_middle_of_a_recovery_costs_nothing() {
 /// The daemon or the machine dies while a member is filled and nobody writes; then the recovery ends all the same.
 fn crash_and_go_on(seed: u64, shape: Shape) {
     let mut disks = platters(&shape, seed);
-    let fresh = blank(20, seed);
+    let fresh = Platter::garbage(99, MEMBER_BYTES, 512, seed ^ 77);
     let world = World::new(seed);
     let (inside, stage, spare) = (world.clone(), disks.clone(), fresh.clone());
     let bytes: std::rc::Rc<std::cell::RefCell<Vec<u8>>> = std::rc::Rc::default();
@@ -189,10 +186,11 @@ fn crash_and_go_on(seed: u64, shape: Shape) {
             let again = inside.random(2) == 0;
             if again {
                 client.array.remove(&format!("disk{gone}")).await.unwrap();
-                let found = load_disk(&inside, &stage[gone], 512).await.unwrap();
+                let disk = Disk::new(&stage[gone], &inside, 512);
+                let found = load(disk, format!("disk{gone}"), &memory().metadata).await.unwrap();
                 client.array.re_add(found).await.unwrap();
             } else {
-                client.array.add(new_member(&inside, &spare), [99; 16]).await.unwrap();
+                client.array.add(new_member(&inside, &spare, "new"), [99; 16]).await.unwrap();
             }
             until_whole(&client).await;
         },
@@ -200,14 +198,15 @@ fn crash_and_go_on(seed: u64, shape: Shape) {
     );
     disks.push(fresh);
     let dice = Random::new(seed);
-    disks.iter().for_each(|disk| disk.abandon(&dice));
-    if dice.one_in(2) {
-        for disk in &disks {
+    let machine = dice.one_in(2);
+    for disk in &disks {
+        disk.abandon(&dice);
+        if machine {
             disk.lose_cache(Luck::Some, &dice);
         }
     }
     // A disk that was never taken in has no superblock.
-    let taken_in = |disk: &Platter| raidd_sim::model::superblock(disk).is_some();
+    let taken_in = |disk: &Platter| raidd::md::Superblock::parse(&disk.bytes()[4096..8192]).is_ok();
     disks.retain(taken_in);
     let world = World::new(seed + 1);
     let (inside, stage, bytes) = (world.clone(), disks.clone(), bytes.take());

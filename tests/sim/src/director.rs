@@ -5,14 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::engine::{ArrayStatus, MemberState, Phase};
+use raidd::engine::create::NewMember;
+use raidd::engine::{ArrayStatus, Health, MemberState, Phase, Refusal};
 use raidd::io::Clock;
 
 use crate::clients::Scene;
-use crate::disk::{Ability, Platter};
+use crate::disk::{Ability, Disk, Platter};
 use crate::model::survives;
 use crate::plan::{Part, Profile};
-use crate::setup::{DATA_OFFSET, label};
+use crate::setup::{DATA_OFFSET, label, load_disk};
 
 /// What befell a run, by kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +40,18 @@ pub struct Tally {
     pub full: u64,
     /// Disks whose flushes fail.
     pub flush_errors: u64,
+    /// Disks with operations that never end.
+    pub hangs: u64,
+    /// Blank or foreign disks that were added.
+    pub added: u64,
+    /// Former members that were caught up.
+    pub re_added: u64,
+    /// Members that another was to replace.
+    pub replaced: u64,
+    /// Members that were let go of.
+    pub removed: u64,
+    /// Scrubs.
+    pub scrubs: u64,
     /// Starts that were refused.
     pub refusals: u64,
     /// Starts by force.
@@ -50,6 +63,13 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         let Tally { kills, power_cuts, stops, failed, write_errors, deaths, .. } = other;
         let Tally { returns, unreadable, slow, full, flush_errors, refusals, forced, .. } = other;
+        let Tally { hangs, added, re_added, replaced, removed, scrubs, .. } = other;
+        self.hangs += hangs;
+        self.added += added;
+        self.re_added += re_added;
+        self.replaced += replaced;
+        self.removed += removed;
+        self.scrubs += scrubs;
         self.kills += kills;
         self.power_cuts += power_cuts;
         self.stops += stops;
@@ -67,13 +87,8 @@ impl Tally {
 
     /// Faults of all kinds.
     pub fn faults(&self) -> u64 {
-        self.failed
-            + self.write_errors
-            + self.deaths
-            + self.unreadable
-            + self.slow
-            + self.full
-            + self.flush_errors
+        let disks = self.write_errors + self.deaths + self.flush_errors + self.hangs;
+        self.failed + disks + self.unreadable + self.slow + self.full
     }
 }
 
@@ -89,6 +104,8 @@ pub struct Atlas {
     pub fresh: Cell<bool>,
     /// What has happened.
     pub tally: RefCell<Tally>,
+    /// Makes UUIDs of disks that are added.
+    added: Cell<u8>,
 }
 
 impl Atlas {
@@ -100,6 +117,7 @@ impl Atlas {
             torn: Cell::new(false),
             fresh: Cell::new(true),
             tally: RefCell::default(),
+            added: Cell::new(100),
         }
     }
 
@@ -121,7 +139,8 @@ impl Atlas {
                 (member.slot, &member.path, member.state)
             {
                 let disk = self.disk(path);
-                slots[slot.index()] = Some(disk).filter(|&disk| !self.impaired[disk].get());
+                let is_sound = !self.impaired[disk].get() && member.bad_sectors == 0;
+                slots[slot.index()] = Some(disk).filter(|_| is_sound);
             }
         }
         slots
@@ -147,6 +166,18 @@ pub enum Action {
     Spoil,
     /// Its flushes fail.
     FlushErrors,
+    /// Operations of it never end.
+    Hang,
+    /// `Array::add`.
+    Add,
+    /// `Array::re_add`.
+    ReAdd,
+    /// `Array::remove`.
+    Remove,
+    /// `Array::replace`.
+    Replace,
+    /// `Array::scrub`, or `stop_scrub`.
+    Scrub,
     /// It takes long for everything.
     Slow,
     /// It has no space left, for a while.
@@ -157,15 +188,24 @@ pub enum Action {
     Crash,
 }
 
-const ACTIONS: [(Action, Part); 11] = [
+const ACTIONS: [(Action, Part); 20] = [
     (Action::Fail, Part::Failures),
     (Action::WriteErrors, Part::Failures),
     (Action::Die, Part::Failures),
     (Action::Spoil, Part::Unreadable),
     (Action::FlushErrors, Part::Failures),
+    (Action::Hang, Part::Hangs),
     (Action::Slow, Part::Slowness),
     (Action::Fill, Part::Full),
     (Action::Mend, Part::Slowness),
+    (Action::Add, Part::Members),
+    (Action::Add, Part::Members),
+    (Action::ReAdd, Part::Members),
+    (Action::ReAdd, Part::Members),
+    (Action::Remove, Part::Members),
+    (Action::Replace, Part::Members),
+    (Action::Scrub, Part::Scrubs),
+    (Action::Crash, Part::Crashes),
     (Action::Crash, Part::Crashes),
     (Action::Crash, Part::Crashes),
     (Action::Crash, Part::Crashes),
@@ -198,7 +238,7 @@ pub fn look(scene: &Scene, atlas: &Atlas) {
 
 /// Whether redundancy agrees everywhere.
 pub fn is_in_agreement(status: &ArrayStatus) -> bool {
-    status.sync.is_none() && !status.has_suspect_rows
+    !status.resync_is_due && !status.has_suspect_rows
 }
 
 /// A disk on which a fault is survived, if there is one.
@@ -210,7 +250,7 @@ fn victim(scene: &Scene, atlas: &Atlas) -> Option<usize> {
     }
     let sound = atlas.sound(&status);
     let is_parity = matches!(shape.level, 4..=6);
-    let is_trusted = is_in_agreement(&status) || atlas.fresh.get() || !is_parity;
+    let is_trusted = is_in_agreement(&status) || (atlas.fresh.get() && shape.level != 6) || !is_parity;
     if atlas.torn.get() || scene.full.get() || !is_trusted || status.has_suspect_rows {
         return None;
     }
@@ -253,9 +293,15 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             for (disk, impaired) in atlas.disks.iter().zip(&atlas.impaired) {
                 let faults = disk.faults();
                 faults.slow.set(1);
+                if dice.one_in(2) && disk.hung() > 0 {
+                    faults.hangs.set(0);
+                    disk.release_hung(world);
+                }
                 if !faults.dead.get() && !faults.unreadable.borrow().is_empty() {
                     faults.unreadable.borrow_mut().clear();
-                    let breaks = faults.writes_left.get().is_some() || faults.flush_fails.get();
+                    let breaks = faults.writes_left.get().is_some()
+                        || faults.flush_fails.get()
+                        || faults.hangs.get() > 0;
                     impaired.set(breaks);
                 }
             }
@@ -267,6 +313,9 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
                 world.say(|| "director: a crash is coming");
             }
             return;
+        }
+        Action::Add | Action::ReAdd | Action::Remove | Action::Replace | Action::Scrub => {
+            return operate(scene, atlas, action).await;
         }
         _ => {}
     }
@@ -337,22 +386,141 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             faults.full.set(false);
             world.say(|| format!("director: {} is no longer full", label(disk)));
         }
-        Action::Slow | Action::Mend | Action::Crash => unreachable!("done above"),
+        Action::Hang => {
+            doubt(scene, number, atlas);
+            faults.hangs.set(dice.between(1, 4));
+            atlas.count(|tally| tally.hangs += 1);
+            world.say(|| format!("director: {} hangs", label(disk)));
+        }
+        _ => unreachable!("done above"),
+    }
+}
+
+/// What the operator does with members, apart from failing them. Refusals are answers, too, but for a sound disk that is
+/// added.
+async fn operate(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
+    let (world, dice, array) = (&scene.world, scene.world.dice(), &scene.array);
+    match action {
+        Action::Add => {
+            if let Some(number) = newcomer(scene, atlas) {
+                add(scene, atlas, number).await;
+            }
+        }
+        Action::ReAdd => {
+            let Some(number) = newcomer(scene, atlas) else { return };
+            let disk = &atlas.disks[number];
+            disk.mend();
+            array.remove(&label(disk)).await.ok();
+            // What left the array at another time says so itself.
+            let Ok(found) = load_disk(world, disk, scene.plan.making.block).await else { return };
+            let result = array.re_add(found).await;
+            world.say(|| format!("director: re-add {} -> {result:?}", label(disk)));
+            if result.is_ok() {
+                atlas.impaired[number].set(false);
+                atlas.count(|tally| tally.re_added += 1);
+            }
+        }
+        Action::Remove => {
+            let status = array.status();
+            let gone = status
+                .members
+                .iter()
+                .chain(&status.spares)
+                .filter(|member| matches!(member.state, Some(MemberState::Faulty | MemberState::Spare)));
+            let gone: Vec<String> = gone.filter_map(|member| member.path.clone()).collect();
+            if gone.is_empty() {
+                return;
+            }
+            let path = dice.pick(&gone);
+            let result = array.remove(path).await;
+            world.say(|| format!("director: remove {path} -> {result:?}"));
+            atlas.count(|tally| tally.removed += u64::from(result.is_ok()));
+        }
+        Action::Replace => {
+            let status = array.status();
+            let is_spare = |state: Option<MemberState>| state == Some(MemberState::Spare);
+            let spare = status.spares.iter().find(|member| is_spare(member.state));
+            let old = dice.pick(&status.members).path.clone();
+            let (Some(old), Some(new)) = (old, spare.and_then(|spare| spare.path.clone())) else { return };
+            let result = array.replace(&old, &new).await;
+            world.say(|| format!("director: replace {old} by {new} -> {result:?}"));
+            atlas.count(|tally| tally.replaced += u64::from(result.is_ok()));
+        }
+        _ => {
+            let repair = dice.one_in(2);
+            if dice.one_in(4) {
+                array.stop_scrub();
+            } else if array.scrub(repair) {
+                atlas.count(|tally| tally.scrubs += 1);
+            }
+            world.say(|| format!("director: scrub, repair {repair}"));
+        }
+    }
+}
+
+/// A disk that the array does not use, and that nothing hangs on.
+pub fn newcomer(scene: &Scene, atlas: &Atlas) -> Option<usize> {
+    let status = scene.array.status();
+    let mut used = vec![false; atlas.disks.len()];
+    for member in status.members.iter().chain(&status.spares) {
+        if let (Some(path), Some(state)) = (&member.path, member.state)
+            && state != MemberState::Faulty
+        {
+            used[atlas.disk(path)] = true;
+        }
+    }
+    let free = (0..used.len()).filter(|&disk| !used[disk] && atlas.disks[disk].hung() == 0);
+    let free: Vec<usize> = free.filter(|&disk| atlas.disks[disk].busy() == 0).collect();
+    (!free.is_empty()).then(|| *scene.world.dice().pick(&free))
+}
+
+/// Adds a disk as it is, or swapped for a blank one.
+pub async fn add(scene: &Scene, atlas: &Atlas, number: usize) {
+    let (world, dice) = (&scene.world, scene.world.dice());
+    let disk = &atlas.disks[number];
+    disk.mend();
+    if dice.one_in(3) {
+        disk.bytes_mut().fill(dice.bits() as u8);
+        disk.store().settle_all();
+    }
+    atlas.added.set(atlas.added.get() + 1);
+    let new = NewMember { device: Disk::new(disk, world, scene.plan.making.block), label: label(disk) };
+    let result = scene.array.add(new, [atlas.added.get(); 16]).await;
+    world.say(|| format!("director: add {} -> {result:?}", label(disk)));
+    match result {
+        Ok(()) => {
+            atlas.impaired[number].set(false);
+            atlas.count(|tally| tally.added += 1);
+        }
+        // It may be smaller than those that made the array.
+        Err(Refusal::BadMember { .. }) => {}
+        Err(error) => {
+            let status = scene.array.status();
+            let open = status.phase != Phase::Stopped && status.read_only.is_none();
+            let useful = scene.plan.shape.level != 0 && !scene.stopping.get();
+            if scene.plan.profile == Profile::Within && open && useful {
+                world.fail(format!("{} was not added: {error}", label(disk)));
+            }
+        }
     }
 }
 
 /// Waits until redundancy agrees, as far as the array will bring it about by itself.
 pub async fn until_agreed(scene: &Scene) {
     let patience = scene.world.now() + Duration::from_secs(600);
+    // What somebody has just set going shows in a moment.
+    scene.world.sleep(Duration::from_millis(5)).await;
     loop {
         let status = scene.array.status();
-        if status.sync.is_none() || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
+        let spare = status.spares.iter().any(|member| member.state == Some(MemberState::Spare));
+        let is_due = spare && status.health == Health::Degraded;
+        if status.sync.is_none() && !is_due || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
             return;
         }
         if scene.world.now() > patience {
-            return scene.world.fail(format!("a resync does not end: {:?}", status.sync));
+            return scene.world.fail(format!("a sync action does not end: {status:?}"));
         }
-        scene.world.sleep(Duration::from_millis(1)).await;
+        scene.world.sleep(Duration::from_millis(2)).await;
     }
 }
 

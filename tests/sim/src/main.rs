@@ -35,7 +35,8 @@ struct Arguments {
     /// No more clients than this (with --seed).
     #[arg(long)]
     workers: Option<usize>,
-    /// Leave this out (with --seed): crashes, failures, unreadable, slowness, full, zeroing, sessions.
+    /// Leave this out (with --seed): crashes, failures, unreadable, slowness, full, zeroing, sessions, hangs,
+    /// members, scrubs.
     #[arg(long, value_parser = part)]
     without: Vec<Part>,
     /// Look for the smallest run that fails as the seed does (with --seed).

@@ -30,6 +30,8 @@ pub struct Model<'a> {
     /// What the superblocks of the peers admit: rows (RAID10: array bytes) from here on may disagree.
     admitted: u64,
     bitmap: Option<(u64, Vec<bool>)>,
+    /// Bytes that are compared at a time: a chunk, or less where some of it is bad.
+    piece: usize,
 }
 
 struct Member<'a> {
@@ -37,6 +39,8 @@ struct Member<'a> {
     start: usize,
     /// Bytes of its data area that it claims to hold.
     held: usize,
+    /// Bytes of it that its bad-block log says it does not hold.
+    bad: Vec<Range<usize>>,
     disk: usize,
 }
 
@@ -183,13 +187,17 @@ impl<'a> Model<'a> {
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
             let held = if recovered == Sector::MAX { len } else { (recovered.bytes() as usize).min(len) };
-            members[slot.index()] = Some(Member { bytes, start, held, disk: *disk });
+            let bad = bad_blocks(superblock, &bytes);
+            members[slot.index()] = Some(Member { bytes, start, held, bad, disk: *disk });
         }
-        let chunk = truth.chunk.bytes() as usize;
+        let chunk = if truth.level == 1 { 4096 } else { truth.chunk.bytes() as usize };
+        let is_whole = |member: &Member<'_>| member.bad.is_empty();
+        let piece = if members.iter().flatten().all(is_whole) { chunk } else { 512 };
         Some(Model {
             level: truth.level,
             layout: truth.layout,
-            chunk: if truth.level == 1 { 4096 } else { chunk },
+            chunk,
+            piece,
             slots,
             component: truth.size.bytes() as usize,
             members,
@@ -207,6 +215,9 @@ impl<'a> Model<'a> {
 
     fn at(&self, slot: usize, start: usize, len: usize) -> Option<&[u8]> {
         let member = self.members[slot].as_ref().filter(|member| start + len <= member.held)?;
+        if member.bad.iter().any(|bad| bad.start < start + len && start < bad.end) {
+            return None;
+        }
         Some(&member.bytes[member.start + start..member.start + start + len])
     }
 
@@ -238,25 +249,34 @@ impl<'a> Model<'a> {
             0 => {}
             1 | 10 => {
                 for number in 0..self.array_chunks() {
-                    let copies = self.copies(number);
-                    let len = self.chunk_len(number);
-                    let mut present = copies.iter().filter_map(|&(slot, at)| self.at(slot, at, len));
-                    let Some(first) = present.next() else { continue };
-                    if present.any(|copy| copy != first) {
+                    if self.pieces(self.chunk_len(number)).any(|part| !self.copies_agree(number, part)) {
                         out.push(number * self.chunk);
                     }
                 }
             }
             _ => {
-                let mut sum = vec![0; self.chunk];
+                let mut sum = vec![0; self.piece];
                 for line in 0..self.component / self.chunk {
-                    if !self.row_agrees(line, &mut sum) {
+                    if self.pieces(self.chunk).any(|part| !self.row_agrees(line, part, &mut sum)) {
                         out.push(line * self.chunk);
                     }
                 }
             }
         }
         out
+    }
+
+    fn pieces(&self, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let piece = self.piece;
+        (0..len).step_by(piece).map(move |at| at..len.min(at + piece))
+    }
+
+    fn copies_agree(&self, number: usize, part: Range<usize>) -> bool {
+        let copies = self.copies(number);
+        let at = |&(slot, at): &(usize, usize)| self.at(slot, at + part.start, part.len());
+        let mut present = copies.iter().filter_map(at);
+        let first = present.next();
+        present.all(|copy| Some(copy) == first)
     }
 
     fn array_chunks(&self) -> usize {
@@ -308,20 +328,21 @@ impl<'a> Model<'a> {
             return Ok(());
         }
         for number in 0..self.array_chunks() {
-            let len = self.chunk_len(number);
             for (slot, at) in self.copies(number) {
-                if let Some(bytes) = self.at(slot, at, len) {
-                    let disk = self.members[slot].as_ref().expect("it holds bytes").disk;
-                    see(disk, (number * self.chunk) as u64, bytes)?;
+                for part in self.pieces(self.chunk_len(number)) {
+                    if let Some(bytes) = self.at(slot, at + part.start, part.len()) {
+                        let disk = self.members[slot].as_ref().expect("it holds bytes").disk;
+                        see(disk, (number * self.chunk + part.start) as u64, bytes)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn row_agrees(&self, line: usize, sum: &mut [u8]) -> bool {
+    fn row_agrees(&self, line: usize, part: Range<usize>, sum: &mut [u8]) -> bool {
         let row = row(self.level, self.layout, self.slots, line);
-        let cell = |slot: usize| self.at(slot, line * self.chunk, self.chunk);
+        let cell = |slot: usize| self.at(slot, line * self.chunk + part.start, part.len());
         if let Some(p) = cell(row.p) {
             sum.copy_from_slice(p);
             for &slot in &row.data {
@@ -358,6 +379,18 @@ fn bits_of(superblock: &Superblock, bytes: &[u8]) -> Option<(u64, Vec<bool>)> {
     let count = bitmap.chunk_count();
     let bits = (0..count).map(|chunk| bitmap.is_set(chunk)).collect();
     Some((bitmap.superblock.chunk_bytes.into(), bits))
+}
+
+fn bad_blocks(superblock: &Superblock, bytes: &[u8]) -> Vec<Range<usize>> {
+    if !superblock.feature_map.contains(Features::BAD_BLOCKS) {
+        return Vec::new();
+    }
+    let Some(place) = superblock.bad_blocks_sector() else { return Vec::new() };
+    let start = place.bytes() as usize;
+    let log = &bytes[start..start + usize::from(superblock.bblog_size) * 512];
+    let log = raidd::md::bad_blocks::parse(log, superblock.bblog_shift, superblock.data_offset);
+    let log = log.expect("a bad-block log that reads back");
+    log.into_iter().map(|(at, len)| at.bytes() as usize..(at + len).bytes() as usize).collect()
 }
 
 fn add(sum: &mut [u8], data: &[u8]) {

@@ -41,11 +41,17 @@ pub enum Part {
     Zeroing = 32,
     /// NBD sessions between client and array.
     Sessions = 64,
+    /// Disks that hang.
+    Hangs = 128,
+    /// Members that come and go as the operator says.
+    Members = 256,
+    /// Scrubs.
+    Scrubs = 512,
 }
 
 impl Part {
     /// All of them, with the names they have on the command line.
-    pub const ALL: [(Part, &'static str); 7] = [
+    pub const ALL: [(Part, &'static str); 10] = [
         (Part::Crashes, "crashes"),
         (Part::Failures, "failures"),
         (Part::Unreadable, "unreadable"),
@@ -53,6 +59,9 @@ impl Part {
         (Part::Full, "full"),
         (Part::Zeroing, "zeroing"),
         (Part::Sessions, "sessions"),
+        (Part::Hangs, "hangs"),
+        (Part::Members, "members"),
+        (Part::Scrubs, "scrubs"),
     ];
 }
 
@@ -85,7 +94,9 @@ pub struct Plan {
     pub narrow: Narrow,
     /// The array.
     pub shape: Shape,
-    /// Data bytes of each member.
+    /// Disks that are in no array at first.
+    pub others: usize,
+    /// Data bytes of each disk.
     pub member_bytes: Vec<usize>,
     /// How it is made.
     pub making: Making,
@@ -123,12 +134,13 @@ impl Plan {
         let kib = dice.between(1, if grain < 512 { 2 } else { 8 }) * 24;
         // A RAID1 counts in units of 64 KiB.
         let kib = kib.max(if shape.level == 1 { 64 } else { shape.chunk_kib * 4 });
+        let others = if shape.level == 0 { 0 } else { dice.below(4) as usize };
         let odd = |_| match shape.level {
             0 => dice.below(5) * 16,
             _ if dice.one_in(4) => dice.below(3) * 4,
             _ => 0,
         };
-        let member_bytes = (0..shape.slots).map(|slot| ((kib + odd(slot)) << 10) as usize).collect();
+        let member_bytes = (0..shape.slots + others).map(|slot| ((kib + odd(slot)) << 10) as usize).collect();
         let eras = (0..dice.between(1, 6)).map(|_| dice.between(10, 250)).collect();
         let workers = *dice.pick(&[1, 2, 3, 4, 6, 8, 12]);
         let mut plan = Plan {
@@ -136,6 +148,7 @@ impl Plan {
             profile,
             narrow,
             shape,
+            others,
             member_bytes,
             making,
             missing: None,
@@ -211,7 +224,7 @@ impl Plan {
             }
             Platter::new(slot as u64, store)
         };
-        (0..self.shape.slots).map(platter).collect()
+        (0..self.shape.slots + self.others).map(platter).collect()
     }
 
     /// Client operations in all.

@@ -9,7 +9,9 @@ use raidd::engine::{AssembleOptions, Health, Phase, Refusal};
 use raidd::io::Clock;
 
 use crate::clients::{Done, Scene};
-use crate::director::{Atlas, Tally, direct, endow, is_in_agreement, look, may_crash, until_agreed};
+use crate::director::{
+    Atlas, Tally, add, direct, endow, is_in_agreement, look, may_crash, newcomer, until_agreed,
+};
 use crate::disk::Platter;
 use crate::model::{Model, superblock, survives};
 use crate::oracle::Oracle;
@@ -200,7 +202,10 @@ impl Run {
         let newest = self.atlas.disks.iter().filter_map(|disk| Some(superblock(disk)?.events)).max();
         for (disk, impaired) in self.atlas.disks.iter().zip(&self.atlas.impaired) {
             let faults = disk.faults();
-            let was_bad = faults.dead.get() || faults.writes_left.get().is_some() || faults.flush_fails.get();
+            let was_bad = faults.dead.get()
+                || faults.writes_left.get().is_some()
+                || faults.flush_fails.get()
+                || faults.hangs.get() > 0;
             let is_fresh = superblock(disk).is_some_and(|superblock| Some(superblock.events) == newest);
             if was_bad && dice.one_in(2) && !(self.plan.profile == Profile::Beyond && is_fresh) {
                 // It stays away; but in a cupboard nothing is wrong with it.
@@ -236,6 +241,7 @@ impl Run {
                 return;
             };
             let scene = Scene::new(&world, &plan, array, &oracle, &done, 0);
+            make_whole(&scene, &atlas).await;
             inspect(&scene, &atlas).await;
             stop(&scene, &atlas).await;
         });
@@ -248,7 +254,7 @@ impl Run {
 }
 
 async fn make(world: &World, plan: &Plan, atlas: &Atlas, oracle: &Rc<RefCell<Oracle>>) -> Option<SimArray> {
-    let platters = atlas.disks.iter().enumerate();
+    let platters = atlas.disks.iter().enumerate().take(plan.shape.slots);
     let platters: Vec<_> =
         platters.map(|(slot, disk)| (Some(slot) != plan.missing).then(|| disk.clone())).collect();
     let array = match make_array(world, &plan.shape, &platters, &plan.making).await {
@@ -330,6 +336,10 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
         scene.fill().await;
     }
     scene.open();
+    if dice.one_in(2) {
+        // Fast enough to be over in the time of a few requests.
+        scene.array.set_recovery_speed(Some(dice.between(1, 1000) << 20), None);
+    }
     direct(scene, atlas).await;
     let crashes = !scene.plan.narrow.is_without(Part::Crashes);
     if crashes && dice.one_in(3) && !world.will_crash() && may_crash(scene, atlas) {
@@ -341,6 +351,41 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
         inspect(scene, atlas).await;
     }
     stop(scene, atlas).await;
+}
+
+/// Gives every vacant slot a disk, and every sector that could not be written its content.
+async fn make_whole(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    let within = scene.plan.profile == Profile::Within;
+    if scene.plan.shape.level == 0 || scene.plan.narrow.is_without(Part::Members) {
+        return;
+    }
+    until_agreed(scene).await;
+    for _ in 0..atlas.disks.len() {
+        if scene.array.health() == Health::Optimal || scene.world.has_failed() {
+            break;
+        }
+        let Some(number) = newcomer(scene, atlas) else { break };
+        add(scene, atlas, number).await;
+        until_agreed(scene).await;
+    }
+    if within && scene.array.health() != Health::Optimal {
+        let status = scene.array.status();
+        return scene.world.fail(format!("redundancy is not whole again: {status:?}"));
+    }
+    if within && scene.world.random(2) == 0 {
+        scene.read_all().await;
+        scene.fill().await;
+        scene.array.scrub(true);
+        until_agreed(scene).await;
+        let status = scene.array.status();
+        let bad: u64 = status.members.iter().map(|member| member.bad_sectors).sum();
+        if bad > 0 {
+            scene.world.fail(format!("{bad} sectors stay bad although all was written anew"));
+        }
+        if status.mismatched_sectors > 0 {
+            scene.world.fail(format!("a scrub found {} sectors", status.mismatched_sectors));
+        }
+    }
 }
 
 /// At a quiet moment everything is looked at: by the clients' way, and on the members.
