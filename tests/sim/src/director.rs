@@ -100,8 +100,6 @@ pub struct Atlas {
     pub impaired: Vec<Cell<bool>>,
     /// A write has failed half-way, which only the next start mends.
     pub torn: Cell<bool>,
-    /// The array is new and has not crashed: rows that await resync have never been written.
-    pub fresh: Cell<bool>,
     /// What has happened.
     pub tally: RefCell<Tally>,
     /// Makes UUIDs of disks that are added.
@@ -115,7 +113,6 @@ impl Atlas {
             impaired: disks.iter().map(|_| Cell::new(false)).collect(),
             disks,
             torn: Cell::new(false),
-            fresh: Cell::new(true),
             tally: RefCell::default(),
             added: Cell::new(100),
         }
@@ -231,7 +228,6 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 pub fn look(scene: &Scene, atlas: &Atlas) {
     let status = scene.array.status();
     if is_in_agreement(&status) {
-        atlas.fresh.set(false);
         scene.oracle.borrow_mut().settle();
     }
 }
@@ -250,7 +246,8 @@ fn victim(scene: &Scene, atlas: &Atlas) -> Option<usize> {
     }
     let sound = atlas.sound(&status);
     let is_parity = matches!(shape.level, 4..=6);
-    let is_trusted = is_in_agreement(&status) || (atlas.fresh.get() && shape.level != 6) || !is_parity;
+    // A first resync is a resync like any other to the next start, so it is not within redundancy to lose data now.
+    let is_trusted = is_in_agreement(&status) || !is_parity;
     if atlas.torn.get() || scene.full.get() || !is_trusted || status.has_suspect_rows {
         return None;
     }
@@ -514,7 +511,10 @@ pub async fn until_agreed(scene: &Scene) {
         let status = scene.array.status();
         let spare = status.spares.iter().any(|member| member.state == Some(MemberState::Spare));
         let is_due = spare && status.health == Health::Degraded;
-        if status.sync.is_none() && !is_due || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
+        if status.sync.is_none() && !is_due
+            || status.phase == Phase::ReadOnly
+            || status.phase == Phase::Stopped
+        {
             return;
         }
         if scene.world.now() > patience {

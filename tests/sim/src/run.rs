@@ -124,8 +124,6 @@ impl Run {
         let present = if number == 0 { Vec::new() } else { self.return_disks() };
         let (plan, world) = (self.plan.clone(), self.world.clone());
         let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
-        // Only while it runs for the first time does it know that nothing was ever written.
-        self.atlas.fresh.set(number == 0);
         world.say(|| format!("run: era {number}"));
         let ended = self.world.live(async move {
             let array = if number == 0 {
@@ -166,7 +164,6 @@ impl Run {
         }
         self.world.note(5, u64::from(machine));
         self.oracle.borrow_mut().crash(machine);
-        self.atlas.fresh.set(false);
         self.atlas.torn.set(false);
         self.check_admitted()
     }
@@ -296,6 +293,15 @@ async fn start(
     let options = AssembleOptions::default();
     let mut result = assemble_array(world, present, block, options).await;
     world.say(|| format!("run: assembled {} disks: {:?}", present.len(), result.as_ref().err()));
+    if matches!(&result, Err(Refusal::BadSet(why)) if why.starts_with("split brain")) {
+        // A disk that left long ago may look like one that went its own way. The operator leaves such disks out.
+        atlas.count(|tally| tally.refusals += 1);
+        let events = |disk: &Platter| superblock(disk).map_or(0, |superblock| superblock.events.0);
+        let newest = present.iter().map(events).max().unwrap_or(0);
+        let fresh: Vec<_> = present.iter().filter(|disk| events(disk) + 1 >= newest).cloned().collect();
+        result = assemble_array(world, &fresh, block, AssembleOptions::default()).await;
+        world.say(|| format!("run: without the old ones: {:?}", result.as_ref().err()));
+    }
     if let Err(error) = &result {
         atlas.count(|tally| tally.refusals += 1);
         if plan.profile == Profile::Within {
@@ -397,9 +403,7 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     scene.read_all().await;
     scene.flush().await;
     scene.world.sleep(Duration::from_millis(450)).await;
-    while atlas.disks.iter().any(|disk| disk.busy() > disk.hung()) {
-        scene.world.sleep(Duration::from_micros(500)).await;
-    }
+    until_quiet(scene, atlas).await;
     if scene.world.has_failed() {
         return;
     }
@@ -419,6 +423,20 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     }
     if is_in_agreement(&status) && status.phase == Phase::Clean {
         scene.oracle.borrow_mut().at_rest();
+    }
+}
+
+/// Waits until nothing has been asked of any disk for a while.
+async fn until_quiet(scene: &Scene, atlas: &Atlas) {
+    let ended = || -> u64 { atlas.disks.iter().map(|disk| disk.counts().operations).sum() };
+    let mut before = ended();
+    loop {
+        scene.world.sleep(Duration::from_millis(1)).await;
+        let now = ended();
+        if now == before && atlas.disks.iter().all(|disk| disk.busy() == disk.hung()) {
+            return;
+        }
+        before = now;
     }
 }
 
