@@ -186,6 +186,7 @@ fn member<D: Device>(
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
         log_is_due: Cell::new(false),
+        log_is_used: Cell::new(superblock.feature_map.contains(Features::BAD_BLOCKS)),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
