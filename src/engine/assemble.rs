@@ -25,6 +25,7 @@ use super::deadline::Deadlines;
 use super::error::Refusal;
 use super::load::Found;
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::ppl;
 use super::ranges::RowSet;
@@ -243,7 +244,11 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     let mut seating =
         Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
     for (index, superblock) in superblocks.iter().enumerate() {
-        place(&mut seating, &superblocks, index, truth.role_of(superblock.dev_number), slots);
+        let role = match mutant::is(Mutant::IgnoreRoles) {
+            true => superblock.role(),
+            false => truth.role_of(superblock.dev_number),
+        };
+        place(&mut seating, &superblocks, index, role, slots);
     }
     Ok(seating)
 }
@@ -290,7 +295,7 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
 }
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {
-    superblock.events.0.saturating_add(1) < truth.events.0
+    superblock.events.0.saturating_add(1) < truth.events.0 && !mutant::is(Mutant::TrustStale)
 }
 
 fn check_identities<D>(found: &[Found<D>]) -> Result<(), Refusal> {
@@ -451,7 +456,7 @@ fn decide<D: Device>(
     if truth.level != 0 && resync_offset != Sector::MAX && !truth.has_ppl() {
         let parity = matches!(geometry, Geometry::Parity(_));
         if degraded && parity && !options.fresh {
-            if !options.force {
+            if !options.force && !mutant::is(Mutant::StartDirtyDegraded) {
                 return Err(Refusal::DirtyDegraded(format!(
                     "{name} was not stopped cleanly and {} of its {slots} members are missing: where it was being \
                      written, missing data may be worked out wrong; bring the missing members back, or accept that \

@@ -220,12 +220,12 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
         if !scene.plan.narrow.is_without(part) {
             act(scene, atlas, action).await;
         }
-        look(scene, atlas);
+        look(scene);
     }
 }
 
 /// What is seen from outside tells the oracle how much to believe.
-pub fn look(scene: &Scene, atlas: &Atlas) {
+pub fn look(scene: &Scene) {
     let status = scene.array.status();
     if is_in_agreement(&status) {
         scene.oracle.borrow_mut().settle();
@@ -505,6 +505,10 @@ pub async fn add(scene: &Scene, atlas: &Atlas, number: usize) {
 /// Waits until redundancy agrees, as far as the array will bring it about by itself.
 pub async fn until_agreed(scene: &Scene) {
     let patience = scene.world.now() + Duration::from_secs(600);
+    if scene.full.get() {
+        // A sync action that found no space is not tried again by itself.
+        scene.array.resume();
+    }
     // What somebody has just set going shows in a moment.
     scene.world.sleep(Duration::from_millis(5)).await;
     loop {

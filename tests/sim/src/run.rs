@@ -339,7 +339,7 @@ fn stripe_bytes(plan: &Plan) -> u64 {
 /// An era from the first request to the stop.
 async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
     let (world, dice) = (scene.world.clone(), scene.world.dice());
-    look(scene, atlas);
+    look(scene);
     if number == 0 && scene.plan.fill {
         scene.fill().await;
     }
@@ -399,7 +399,7 @@ async fn make_whole(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 /// At a quiet moment everything is looked at: by the clients' way, and on the members.
 async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     until_agreed(scene).await;
-    look(scene, atlas);
+    look(scene);
     scene.read_all().await;
     scene.flush().await;
     scene.world.sleep(Duration::from_millis(450)).await;
