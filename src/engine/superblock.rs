@@ -98,6 +98,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.runtime.spawn(async move {
             runtime.sleep(Duration::from_millis(2)).await;
             let Some(array) = weak.upgrade() else { return };
+            let Ok(_busy) = array.enter(true) else { return };
             let _lane = array.lane.lock(0..1).await;
             let active = array.state.borrow().phase != Phase::Clean;
             if let Err(error) = array.write_generation(active).await {

@@ -16,7 +16,7 @@ use crate::disk::Platter;
 use crate::model::{Model, superblock, survives};
 use crate::oracle::Oracle;
 use crate::plan::{Narrow, Part, Plan, Profile};
-use crate::setup::{SimArray, assemble_array, check_memory, label, make_array};
+use crate::setup::{SimArray, assemble_array, check_memory, forget_memory, label, make_array};
 use crate::store::Luck;
 use crate::world::{Ended, World};
 
@@ -94,7 +94,11 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         tally: *run.atlas.tally.borrow(),
     };
     drop(run);
-    Report { failure: report.failure.or_else(|| check_memory().err()), ..report }
+    let leak = check_memory().err();
+    if leak.is_some() {
+        forget_memory();
+    }
+    Report { failure: report.failure.or(leak), ..report }
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
