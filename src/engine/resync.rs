@@ -169,6 +169,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let new = new.freeze();
             writes.extend(self.writers(slot).map(|member| (member, new.clone())));
         }
+        // What parity says of data that could not be read is the data from now on: parity has just been made of it.
+        for &i in lost {
+            let Some(data) = band.data[i].take() else { continue };
+            let data = data.freeze();
+            writes.extend(self.writers(stripe.data[i]).map(|member| (member, data.clone())));
+        }
         let first = Sector(rows.start);
         let writes = writes.into_iter().map(|(member, data)| async move {
             let result = member.write(first, vec![data], Fua::No).await;

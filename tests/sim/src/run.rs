@@ -294,16 +294,17 @@ async fn start(
         }
     }
     let block = plan.making.block;
+    let mut present = present.to_vec();
     let options = AssembleOptions::default();
-    let mut result = assemble_array(world, present, block, options).await;
+    let mut result = assemble_array(world, &present, block, options).await;
     world.say(|| format!("run: assembled {} disks: {:?}", present.len(), result.as_ref().err()));
     if matches!(&result, Err(Refusal::BadSet(why)) if why.starts_with("split brain")) {
         // A disk that left long ago may look like one that went its own way. The operator leaves such disks out.
         atlas.count(|tally| tally.refusals += 1);
         let events = |disk: &Platter| superblock(disk).map_or(0, |superblock| superblock.events.0);
         let newest = present.iter().map(events).max().unwrap_or(0);
-        let fresh: Vec<_> = present.iter().filter(|disk| events(disk) + 1 >= newest).cloned().collect();
-        result = assemble_array(world, &fresh, block, AssembleOptions::default()).await;
+        present.retain(|disk| events(disk) + 1 >= newest);
+        result = assemble_array(world, &present, block, AssembleOptions::default()).await;
         world.say(|| format!("run: without the old ones: {:?}", result.as_ref().err()));
     }
     if let Err(error) = &result {
@@ -318,7 +319,7 @@ async fn start(
         }
         if matches!(error, Refusal::DirtyDegraded(_)) {
             let options = AssembleOptions { force: true, ..Default::default() };
-            result = assemble_array(world, present, block, options).await;
+            result = assemble_array(world, &present, block, options).await;
             atlas.count(|tally| tally.forced += 1);
             match &result {
                 // Where it was being written, what is missing is anything.
