@@ -226,18 +226,16 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
             )));
         }
     }
-    for a in candidates.clone() {
-        for b in candidates.clone().filter(|&b| b > a) {
-            if is_split_brain(&superblocks, a, b) {
-                return Err(Refusal::BadSet(format!(
-                    "split brain: {} and {} have each been used without the other (events {} and {}); decide which one \
-                     is right, assemble without the other, and add that one anew",
-                    label(a),
-                    label(b),
-                    superblocks[a].events,
-                    superblocks[b].events
-                )));
-            }
+    for index in candidates.filter(|&index| lists_as_out(truth, superblocks[index])) {
+        if !is_continued(&superblocks, index, truth) {
+            return Err(Refusal::BadSet(format!(
+                "split brain: {} and {} have each been used without the other (events {} and {}); decide which one is \
+                 right, assemble without the other, and add that one anew",
+                label(index),
+                label(freshest),
+                superblocks[index].events,
+                truth.events
+            )));
         }
     }
     let slots = truth.raid_disks as usize;
@@ -348,18 +346,28 @@ fn lists_as_out(a: &Superblock, b: &Superblock) -> bool {
     }
 }
 
-/// Whether each of the two has been used without the other. Not so where somebody was still with the staler one when it
-/// failed, and went on with the fresher one, which had been out before: that is one history, told by three.
-fn is_split_brain(superblocks: &[&Superblock], a: usize, b: usize) -> bool {
-    let (a, b) = (superblocks[a], superblocks[b]);
-    let (old, new) = if a.events <= b.events { (a, b) } else { (b, a) };
-    let has = |table: &Superblock, other: &Superblock| table.role_of(other.dev_number).slot().is_some();
-    let links = |witness: &Superblock| {
-        let is_with_new = has(new, witness) && has(witness, new) && !is_stale(witness, new);
-        is_with_new && has(old, witness) && !has(witness, old) && witness.events > old.events
+/// Whether a member that is out has left nothing behind: somebody was with it to the end, and went on from there, or was
+/// so with one who was, and so on to the freshest. Else it has gone on alone, and there are two histories.
+fn is_continued(superblocks: &[&Superblock], index: usize, truth: &Superblock) -> bool {
+    let was_with = |one: &Superblock, other: &Superblock| {
+        let seen = one.role_of(other.dev_number).slot().is_some() && other.events >= one.events;
+        seen && one.device_uuid != other.device_uuid
     };
-    let apart = lists_as_out(old, new) && lists_as_out(new, old);
-    apart && !superblocks.iter().any(|witness| links(witness))
+    let mut known = vec![index];
+    let mut next = 0;
+    while let Some(&at) = known.get(next) {
+        next += 1;
+        let one = superblocks[at];
+        if !is_stale(one, truth) && !lists_as_out(truth, one) {
+            return true;
+        }
+        for other in 0..superblocks.len() {
+            if !known.contains(&other) && was_with(one, superblocks[other]) {
+                known.push(other);
+            }
+        }
+    }
+    false
 }
 
 fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Result<Shape, Refusal> {
