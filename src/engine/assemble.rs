@@ -104,12 +104,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-    if start.resync.is_some() {
-        // Where it was being written, a replacement may differ from its original. A resync compares originals only.
-        for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
-            replacement.state.set(MemberState::Replacing(Sector::ZERO));
-            replacement.checkpoint.set(Sector::ZERO);
-        }
+    if start.torn {
+        distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
     }
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
@@ -194,6 +190,20 @@ fn member<D: Device>(
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
         superblock,
+    }
+}
+
+/// Where it was being written, a replacement may differ from its original, and a resync compares only originals. With
+/// parity, a member that is being filled may differ from what the others make of it, and with nothing to spare nobody
+/// would compare them. Both are filled anew.
+fn distrust_filled<D: Device>(seats: &[Seat<D>], parity: bool) {
+    for member in seats.iter().flat_map(Seat::occupants) {
+        match member.state.get() {
+            MemberState::Replacing(_) => member.state.set(MemberState::Replacing(Sector::ZERO)),
+            MemberState::Recovering(_) if parity => member.state.set(MemberState::Recovering(Sector::ZERO)),
+            _ => continue,
+        }
+        member.checkpoint.set(Sector::ZERO);
     }
 }
 
@@ -409,6 +419,8 @@ struct Start {
     /// Partial parity logs tell what was being written.
     replay: bool,
     degraded: bool,
+    /// Rows may be torn: what was filled of members that are not whole is not believed.
+    torn: bool,
 }
 
 /// Where a partial parity log is damaged, nobody can tell which parity is torn.
@@ -487,7 +499,8 @@ fn decide<D: Device>(
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
     let replay = truth.has_ppl() && resync_offset != Sector::MAX;
-    Ok(Start { read_only, resync, replay, degraded })
+    let torn = truth.level != 0 && resync_offset != Sector::MAX && !options.fresh;
+    Ok(Start { read_only, resync, replay, degraded, torn })
 }
 
 /// Why the array can only be served read-only, if so.

@@ -166,7 +166,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.flush_members().await?;
         }
         for member in filled {
-            let slot = member.slot.get().expect("a member that is filled has a slot");
+            // One that has failed during the flush has no slot any more.
+            let Some(slot) = member.slot.get() else { continue };
             match member.state.get() {
                 MemberState::Recovering(_) => member.state.set(MemberState::InSync),
                 MemberState::Replacing(_) => self.roster.borrow_mut().complete_replacement(slot),

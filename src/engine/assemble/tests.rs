@@ -128,7 +128,7 @@ fn one_behind_is_in_and_two_behind_is_stale() {
     assert!(seating.left_out[0].1.contains("stale"));
     assert_eq!(
         plainly(&set).unwrap(),
-        Start { read_only: None, resync: None, replay: false, degraded: true }
+        Start { read_only: None, resync: None, replay: false, degraded: true, torn: false }
     );
 }
 
