@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::stripe::{LINE_SECTORS, OUT_OF_REACH, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
@@ -106,6 +107,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         let turn = match self.trust(&rows) {
             Trust::Consistent => self.next_turn() % holders.len(),
+            Trust::Initial | Trust::Unclean if mutant::is(Mutant::AnyCopyUntrusted) => {
+                self.next_turn() % holders.len()
+            }
             Trust::Initial | Trust::Unclean => 0,
         };
         let (place, member) = &holders[turn];
@@ -130,7 +134,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let part = offset_bytes..offset_bytes + len;
         let square = part.start - part.start % block..part.end.next_multiple_of(block);
         let rows = sectors(square.start)..sectors(square.end);
-        let _rows = self.locks.lock(rows.clone()).await;
+        let _rows = self.locks.lock_unless(Mutant::WriteWithoutLock, rows.clone()).await;
         let _marked = self.mark(&rows).await?;
         let data = if part == square {
             data.to_vec()
@@ -206,7 +210,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             Some(error) => {
                 // Some members have it and some do not, and none of them is out: the rows disagree until they are
                 // written again, or resynced.
-                if self.keeps_redundancy() {
+                if self.keeps_redundancy() && !mutant::is(Mutant::ForgetSuspects) {
                     state.suspect.insert(rows.clone());
                 }
                 drop(state);

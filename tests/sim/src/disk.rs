@@ -200,6 +200,13 @@ impl Platter {
         unreadable.extend(bytes.start / unit..bytes.end.div_ceil(unit));
     }
 
+    /// Ranges of bytes that cannot be read.
+    pub fn unreadable(&self) -> Vec<Range<usize>> {
+        let unit = self.0.store.borrow().as_ref().expect("there until it is dropped").unit();
+        let unreadable = self.0.faults.unreadable.borrow();
+        unreadable.iter().map(|&number| number as usize * unit..(number as usize + 1) * unit).collect()
+    }
+
     /// Nothing is wrong with it any more.
     pub fn mend(&self) {
         let faults = &self.0.faults;
