@@ -8,6 +8,7 @@ mod array_home;
 pub mod config;
 mod exports;
 mod members;
+mod membership;
 mod operator;
 mod probe;
 mod registry;
