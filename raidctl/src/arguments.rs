@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use raidd::api::{
-    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Tuning, parse_duration_ms,
-    parse_size, parse_uuid, valid_name,
+    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
+    parse_duration_ms, parse_size, parse_uuid, valid_name,
 };
 
 /// Creates, shows and mends the arrays that raidd serves
@@ -193,6 +193,25 @@ Example:
         /// Settings
         #[arg(value_name = "KEY=VALUE", value_parser = setting)]
         settings: Vec<String>,
+    },
+
+    /// Make something go wrong with a member; only where raidd runs with --enable-fault-injection
+    ///
+    /// FAULT: read-error=OFF+LEN (until it is written anew), write-error=OFF+LEN, corrupt=OFF+LEN (changes the bytes, once),
+    /// latency=200ms, hang, die, clear. OFF counts bytes from the beginning of the member's data. Faults last until they
+    /// are cleared, the member is removed, or raidd ends.
+    #[command(
+        after_help = "Example:\n  raidctl inject vol0 /dev/loop2 read-error=1M+4K\n  raidctl inject vol0 /dev/loop2 clear"
+    )]
+    Inject {
+        /// The array
+        name: String,
+        /// The member
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+        /// What is to go wrong
+        #[arg(value_parser = Fault::parse)]
+        fault: Fault,
     },
 
     /// Show what the superblock of each DEV says; needs no daemon
@@ -639,6 +658,7 @@ mod tests {
                 "resume",
                 "wait",
                 "tune",
+                "inject",
                 "examine",
                 "zero-superblock",
                 "demo",

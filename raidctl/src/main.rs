@@ -99,6 +99,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let tuning = Tuning::parse(settings.iter().map(String::as_str)).map_err(Failure::Usage)?;
             change(control, json, &name, "tune", &tuning)
         }
+        Command::Inject { name, device, fault } => {
+            change(control, json, &name, "inject", &json!({ "device": device, "fault": fault }))
+        }
         Command::Examine { devices } => examine_all(&devices, json),
         Command::ZeroSuperblock { devices, force } => zero_all(&devices, force),
         Command::Demo(options) => demo::run(&options, &|report| {

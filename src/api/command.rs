@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::parse_level;
-use super::{ConsistencyPolicy, Status, Tuning, parse_uuid, valid_name};
+use super::{ConsistencyPolicy, Fault, Status, Tuning, parse_uuid, valid_name};
 
 /// Stands for a member that is not there, in the devices of [`CreateArray`].
 pub const MISSING: &str = "missing";
@@ -98,6 +98,15 @@ pub enum Command {
         /// The settings to change.
         tuning: Tuning,
     },
+    /// Makes something go wrong with a member. Legal only where raidd was started for that. Answers [`Reply::Array`].
+    Inject {
+        /// The array.
+        name: String,
+        /// The member's path.
+        device: String,
+        /// What.
+        fault: Fault,
+    },
 }
 
 /// What to do about scrubbing.
@@ -129,7 +138,8 @@ impl Command {
             | Command::Scrub { name, .. }
             | Command::Pause { name }
             | Command::Resume { name }
-            | Command::Tune { name, .. } => Some(name),
+            | Command::Tune { name, .. }
+            | Command::Inject { name, .. } => Some(name),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
 //! | `POST /v1/arrays/{name}/pause`, `resume` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
+//! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /healthz` | | 200, whenever the server lives |
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
@@ -31,7 +32,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BODY_BYTES_MAX, Operator};
 use crate::api::{
-    AssembleArray, Command, CreateArray, Problem, ProblemCode, Reply, Scrub, Status, Tuning, check_path,
+    AssembleArray, Command, CreateArray, Fault, Problem, ProblemCode, Reply, Scrub, Status, Tuning,
+    check_path,
 };
 
 /// The routes, served by `operator`.
@@ -53,6 +55,7 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}/pause", post(pause::<O>))
         .route("/v1/arrays/{name}/resume", post(resume::<O>))
         .route("/v1/arrays/{name}/tune", post(tune::<O>))
+        .route("/v1/arrays/{name}/inject", post(inject::<O>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -99,6 +102,13 @@ struct ScrubBody {
     repair: bool,
     #[serde(default)]
     stop: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InjectBody {
+    device: String,
+    fault: Fault,
 }
 
 async fn healthz() -> Response {
@@ -197,6 +207,12 @@ async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
     let tuning: Tuning = parse(body)?;
     tuning.check().map_err(invalid)?;
     run(operator, Command::Tune { name, tuning }).await
+}
+
+async fn inject<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let InjectBody { device, fault } = parse(body)?;
+    run(operator, Command::Inject { name, device, fault }).await
 }
 
 fn device_of(body: Body) -> Result<String, Refusal> {

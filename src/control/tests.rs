@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, Command, ConsistencyPolicy, Health, Problem, ProblemCode, Reply, Scrub, Status, SyncStatus,
-    Tuning,
+    ArrayState, Command, ConsistencyPolicy, Fault, Health, Problem, ProblemCode, Reply, Scrub, Status,
+    SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -188,6 +188,11 @@ fn every_command_has_its_route() {
         ("pause", "", Command::Pause { name: name() }),
         ("resume", "{}", Command::Resume { name: name() }),
         ("tune", r#"{"recovery_max":5,"member_timeout_ms":1000}"#, Command::Tune { name: name(), tuning }),
+        (
+            "inject",
+            r#"{"device":"/dev/sda","fault":"latency=5ms"}"#,
+            Command::Inject { name: name(), device: device(), fault: Fault::Latency(5) },
+        ),
     ] {
         assert_eq!(server.ask("POST", &format!("/v1/arrays/vol0/{path}"), body).0, 200, "{path}");
         assert_eq!(server.asked(), vec![command]);
@@ -253,6 +258,13 @@ fn refusals_are_problem_documents() {
         ("POST", "/v1/arrays/vol0/replace", r#"{"old":"/a"}"#, 400, ProblemCode::InvalidRequest),
         ("POST", "/v1/arrays/vol0/scrub", r#"{"repair":true,"stop":true}"#, 400, ProblemCode::InvalidRequest),
         ("POST", "/v1/arrays/vol0/tune", r#"{"member_timeout_ms":1}"#, 400, ProblemCode::InvalidRequest),
+        (
+            "POST",
+            "/v1/arrays/vol0/inject",
+            r#"{"device":"/a","fault":"magic"}"#,
+            400,
+            ProblemCode::InvalidRequest,
+        ),
         ("POST", "/v1/arrays/vol0/tune", r#"{"colour":1}"#, 400, ProblemCode::InvalidRequest),
     ] {
         assert_eq!(server.refused(method, path, body), (status, code), "{method} {path} {body}");

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::array_home::{DiskArray, resident};
+use super::faults::MemberDisk;
 use super::members::{Candidate, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
 use super::registry::Entry;
-use crate::api::{Problem, ProblemCode, Reply, Scrub, Tuning};
+use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::md::format_uuid;
 use crate::reactor::{Disk, Identity};
@@ -175,9 +176,10 @@ impl Operator {
         let (Candidate { disk, label }, was_member) =
             blocking(move || open_to_add(&device, &uuid, welcome == Welcome::Back)).await??;
         let pool = self.memory.metadata.clone();
+        let injectable = self.injectable;
         let device_uuid = uuid::Uuid::new_v4().into_bytes();
         Self::on_array(entry, move |array| async move {
-            let disk = Disk::new(disk);
+            let disk = MemberDisk::new(Disk::new(disk), &label, injectable);
             if was_member && welcome != Welcome::New {
                 let back = match engine::load(disk.clone(), label.clone(), &pool).await {
                     Ok(found) => array.re_add(found).await,
@@ -251,6 +253,35 @@ impl Operator {
         self.remember(|state| {
             state.update(&format_uuid(&entry.uuid), |saved| saved.tuning = tuning.or(saved.tuning))
         });
+        Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
+    }
+
+    pub(super) async fn inject(&self, name: &str, device: String, fault: Fault) -> Result<Reply, Problem> {
+        if !self.injectable {
+            return Err(problem(
+                ProblemCode::WrongState,
+                "faults can be injected only where raidd runs with --enable-fault-injection: start one so, with data that \
+                 nobody needs",
+            ));
+        }
+        let entry = self.entry(name)?;
+        let label = Self::member_called(&entry, &device).await?;
+        let pool = self.memory.metadata.clone();
+        tracing::warn!(array = name, member = label, %fault, "injecting a fault");
+        Self::on_array(&entry, move |array| async move {
+            let refuse = |why: String| Refusal::NotNow(format!("{label}: {why}"));
+            let facts = array.status();
+            let facts = facts.members.iter().chain(&facts.spares);
+            let member = facts.into_iter().find(|member| member.path.as_deref() == Some(&label));
+            let at = member.map(|member| member.data_offset.bytes());
+            let (Some(at), Some(disk)) = (at, MemberDisk::injectable(&label)) else {
+                return Err(refuse("it is gone; look again with raidctl status".into()));
+            };
+            disk.inject(fault, at, &pool)
+                .await
+                .map_err(|error| refuse(format!("cannot inject {fault}: {error}")))
+        })
+        .await?;
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
     }
 }

@@ -7,6 +7,7 @@
 mod array_home;
 pub mod config;
 mod exports;
+mod faults;
 mod members;
 mod membership;
 mod operator;
@@ -61,7 +62,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             .context("cannot map memory: lower --memory")?;
     let listeners = config.nbd.iter().map(bind_nbd).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let operator = Arc::new(Operator::new(service.clone(), memory, state, config.nbd.clone()));
+    if config.enable_fault_injection {
+        tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");
+    }
+    let operator = Arc::new(Operator::new(service.clone(), memory, state, config));
     let known = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let known = known.context("cannot start a thread")?;
     known.block_on(operator.start_known(config.assemble_wait));

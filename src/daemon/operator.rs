@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
-use super::config::NbdAddress;
+use super::config::{Config, NbdAddress};
 use super::exports::{Service, stop_clients};
-use super::members::{find_all, find_members, is_whole, open_for_create, open_members, plan_create};
+use super::faults::MemberDisk;
+use super::members::{
+    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create,
+};
 use super::membership::apply;
 use super::probe;
 use super::registry::Entry;
@@ -39,6 +42,7 @@ pub struct Operator {
     /// Held while arrays are made, started or stopped.
     one_at_a_time: tokio::sync::Mutex<()>,
     addresses: Vec<NbdAddress>,
+    pub(super) injectable: bool,
     next_id: AtomicU64,
     /// Why arrays that should run do not, by UUID.
     waiting: Mutex<HashMap<String, String>>,
@@ -81,13 +85,14 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 impl Operator {
-    pub fn new(service: Service, memory: Memory, state: StateDir, addresses: Vec<NbdAddress>) -> Operator {
+    pub fn new(service: Service, memory: Memory, state: StateDir, config: &Config) -> Operator {
         Operator {
             service,
             memory,
             state: Mutex::new(state),
             one_at_a_time: tokio::sync::Mutex::default(),
-            addresses,
+            addresses: config.nbd.clone(),
+            injectable: config.enable_fault_injection,
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
         }
@@ -128,12 +133,12 @@ impl Operator {
         let (created, present) = plan_create(&spec, level, layout, candidates)?;
         let array = self.next_array();
         let home = self.home_of(array);
-        let (memory, name) = (self.memory.clone(), spec.name.clone());
+        let (memory, name, injectable) = (self.memory.clone(), spec.name.clone(), self.injectable);
         let zero = spec.init == Init::Zero;
         let made = home.call(move || async move {
-            let new = present.into_iter().map(|candidate| create::NewMember {
-                device: Disk::new(candidate.disk),
-                label: candidate.label,
+            let new = present.into_iter().map(|Candidate { disk, label }| create::NewMember {
+                device: MemberDisk::new(Disk::new(disk), &label, injectable),
+                label,
             });
             let new: Vec<_> = new.collect();
             create::write(&new, &created, zero, &memory.metadata).await?;
@@ -299,9 +304,11 @@ impl Operator {
         let memory = self.memory.clone();
         let tuning = wanted.map(|uuid| self.tuning_of(&uuid)).unwrap_or_default();
         let options = AssembleOptions { name, ..options };
+        let injectable = self.injectable;
         let started = home.call(move || async move {
-            let devices =
-                candidates.into_iter().map(|candidate| (Disk::new(candidate.disk), candidate.label));
+            let devices = candidates.into_iter().map(|Candidate { disk, label }| {
+                (MemberDisk::new(Disk::new(disk), &label, injectable), label)
+            });
             start_here(array, devices.collect(), &options, tuning, &memory).await
         });
         started
@@ -519,6 +526,7 @@ impl control::Operator for Operator {
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,
+            Command::Inject { name, device, fault } => self.inject(&name, device, fault).await,
         }
     }
 }
@@ -526,7 +534,7 @@ impl control::Operator for Operator {
 /// Loads, assembles and starts an array on this reactor.
 async fn start_here(
     id: ArrayId,
-    devices: Vec<(Disk, String)>,
+    devices: Vec<(MemberDisk, String)>,
     options: &AssembleOptions,
     tuning: Tuning,
     memory: &Memory,
