@@ -103,6 +103,13 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
+    if start.resync.is_some() {
+        // Where it was being written, a replacement may differ from its original. A resync compares originals only.
+        for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
+            replacement.state.set(MemberState::Replacing(Sector::ZERO));
+            replacement.checkpoint.set(Sector::ZERO);
+        }
+    }
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
     Ok(Rc::new_cyclic(|weak| {
@@ -179,6 +186,7 @@ fn member<D: Device>(
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
         log_is_due: Cell::new(false),
+        log_is_used: Cell::new(superblock.feature_map.contains(Features::BAD_BLOCKS)),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
         corrected: Cell::new(u64::from(superblock.corrected_reads)),

@@ -81,9 +81,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn write_log(&self, member: &Member<D>) -> Result<(), IoError> {
         let bytes =
             member.encode_log(&member.bad.borrow(), self.block_bytes).expect("recorded because it fits");
+        let is_used = !member.bad.borrow().is_empty();
         let place = member.superblock.bad_blocks_sector().expect("a log has a place");
         let mut buf = self.memory.metadata.alloc(bytes.len()).await;
         buf.copy_from_slice(&bytes);
-        member.write_metadata(place.bytes(), vec![buf.freeze()], Fua::Yes).await
+        member.write_metadata(place.bytes(), vec![buf.freeze()], Fua::Yes).await?;
+        member.log_is_used.set(is_used);
+        Ok(())
     }
 }

@@ -79,6 +79,11 @@ impl Intent {
         self.bitmap.superblock.total_bytes().div_ceil(self.page_bytes)
     }
 
+    /// Bytes of head and bits on a member.
+    pub fn total_bytes(&self) -> u64 {
+        self.page_count() * self.page_bytes
+    }
+
     fn touch(&mut self, page: u64) {
         self.changes += 1;
         self.unwritten.insert(page, self.changes);

@@ -50,6 +50,8 @@ pub(super) struct Member<D> {
     pub replayed: RefCell<BTreeMap<u64, [u8; SECTOR_BYTES as usize]>>,
     /// The log on the device does not say so yet.
     pub log_is_due: Cell<bool>,
+    /// The log on the device says something; what the superblock may tell of it.
+    pub log_is_used: Cell<bool>,
     pub read_errors: Cell<u64>,
     pub write_errors: Cell<u64>,
     /// Sectors that could not be read, were worked out from the other members, and read well once rewritten.

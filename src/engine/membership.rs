@@ -92,8 +92,22 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         let roster = self.roster.borrow();
         let slot = *roster.vacant().first()?;
-        let spare = roster.others.iter().find(|member| member.state.get() == MemberState::Spare)?;
+        let spare = roster.others.iter().find(|member| self.is_fit(member))?;
         Some((slot, spare.clone()))
+    }
+
+    /// Whether a spare has the room for data and bitmap. Those that were added here have; others may have been made by
+    /// anybody.
+    fn is_fit(&self, spare: &Member<D>) -> bool {
+        let superblock = &spare.superblock;
+        let bitmap = self.intent.as_ref().map_or(0, |intent| intent.borrow().total_bytes());
+        let end = superblock.bitmap_sector().map_or(u64::MAX, |at| at.bytes() + bitmap);
+        let has_bitmap = superblock.feature_map.contains(Features::BITMAP) == self.has_bitmap();
+        let room = bitmap == 0 || end <= superblock.data_offset.bytes();
+        spare.state.get() == MemberState::Spare
+            && superblock.data_size.0 >= self.used_sectors()
+            && has_bitmap
+            && room
     }
 
     /// Gives vacant slots to spares, durably.
@@ -160,6 +174,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let slot = self.check_return(&found)?;
         let label = found.label.clone();
         let member = Rc::new(self.member_of(found.device, found.label, found.superblock));
+        member.log_is_used.set(!found.bad.is_empty());
         *member.bad.borrow_mut() = found.bad.into_iter().collect();
         {
             let _bitmap = self.bitmap_lane.lock(0..1).await;
@@ -400,6 +415,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             bad: RefCell::default(),
             replayed: RefCell::default(),
             log_is_due: Cell::new(false),
+            log_is_used: Cell::new(false),
             read_errors: Cell::new(0),
             write_errors: Cell::new(0),
             corrected: Cell::new(u64::from(superblock.corrected_reads)),

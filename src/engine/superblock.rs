@@ -167,7 +167,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             MemberState::Replacing(_) => Features(Features::RECOVERY_OFFSET.0 | Features::REPLACEMENT.0),
             MemberState::InSync | MemberState::Spare | MemberState::Faulty => Features::NONE,
         };
-        let bad = if member.bad.borrow().is_empty() { Features::NONE } else { Features::BAD_BLOCKS };
+        let bad = if member.log_is_used.get() { Features::BAD_BLOCKS } else { Features::NONE };
         superblock.feature_map =
             Features(superblock.feature_map.0 & !Features::OF_ONE_MEMBER.0 | filling.0 | bad.0);
         // A recovery that the bitmap guides begins anew: what has been filled is no prefix.
@@ -329,7 +329,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || recorded == Some(self.resync_offset(false))
+            || recorded == Some(self.resync_offset(false)) && self.filling().is_empty()
         {
             return Ok(());
         }

@@ -514,7 +514,10 @@ pub async fn until_agreed(scene: &Scene) {
         let status = scene.array.status();
         let spare = status.spares.iter().any(|member| member.state == Some(MemberState::Spare));
         let is_due = spare && status.health == Health::Degraded;
-        if status.sync.is_none() && !is_due || status.phase == Phase::ReadOnly || status.phase == Phase::Stopped {
+        if status.sync.is_none() && !is_due
+            || status.phase == Phase::ReadOnly
+            || status.phase == Phase::Stopped
+        {
             return;
         }
         if scene.world.now() > patience {

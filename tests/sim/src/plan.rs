@@ -162,6 +162,10 @@ impl Plan {
         if shape.spare_slots > 0 && dice.one_in(10) {
             plan.missing = Some(dice.below(shape.slots as u64) as usize);
         }
+        // Whoever is to come later must be large enough.
+        let largest = plan.member_bytes.iter().copied().max().expect("a disk");
+        let latecomers = plan.missing.into_iter().chain(shape.slots..shape.slots + others);
+        latecomers.for_each(|disk| plan.member_bytes[disk] = largest);
         if !plan.is_possible() {
             plan.missing = None;
         }

@@ -124,6 +124,8 @@ impl Run {
         let present = if number == 0 { Vec::new() } else { self.return_disks() };
         let (plan, world) = (self.plan.clone(), self.world.clone());
         let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
+        // Only while it runs for the first time does it know that nothing was ever written.
+        self.atlas.fresh.set(number == 0);
         world.say(|| format!("run: era {number}"));
         let ended = self.world.live(async move {
             let array = if number == 0 {
@@ -448,7 +450,10 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
     // Started by force, it may have nothing left that could disagree, and has not said so yet.
     let within = scene.plan.profile == Profile::Within;
     if within && status.phase == Phase::Clean && !model.says_clean() {
-        return Err("the array is clean, but its superblocks do not say so".into());
+        return Err(format!(
+            "the array is clean, but its superblocks do not say so: {}",
+            superblocks(&atlas.disks)
+        ));
     }
     let mut oracle = scene.oracle.borrow_mut();
     model.each_copy(|disk, at, bytes| {
@@ -475,6 +480,17 @@ async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     if let Some(model) = Model::try_of(&atlas.disks)
         && !model.says_clean()
     {
-        scene.world.fail("it was stopped in order, but its superblocks do not say clean");
+        let what = superblocks(&atlas.disks);
+        scene.world.fail(format!("it was stopped in order, but its superblocks do not say clean: {what}"));
     }
+}
+
+/// What the superblocks say, for people.
+fn superblocks(disks: &[Platter]) -> String {
+    let say = |disk: &Platter| {
+        let it = superblock(disk)?;
+        let (events, role, resync) = (it.events, it.role(), it.resync_offset);
+        Some(format!("{}: events {events}, {role:?}, number {}, resync {resync}", label(disk), it.dev_number))
+    };
+    disks.iter().filter_map(say).collect::<Vec<_>>().join("; ")
 }
