@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{SigSet, Signal};
@@ -37,6 +37,11 @@ use crate::reactor::{self, ReactorHandle};
 
 /// How long clients get to take their last replies.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(5);
+
+/// How long a socket of a dead daemon may still seem to live.
+const SOCKET_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -158,6 +163,11 @@ fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             bail!("{} is there and is no socket: move it away, or choose another --nbd", path.display());
+        }
+        // The ring of a daemon that was killed may accept for a moment longer.
+        let deadline = Instant::now() + SOCKET_WAIT;
+        while UnixStream::connect(path).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(SOCKET_RETRY);
         }
         if UnixStream::connect(path).is_ok() {
             bail!("a living server listens on {}: stop it, or choose another --nbd", path.display());

@@ -86,7 +86,11 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let intent = found[seating.freshest].bitmap.take();
     let intent = intent.map(|bitmap| {
         let stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
-        RefCell::new(Intent::new(bitmap, stale, block_bytes))
+        let mut intent = Intent::new(bitmap, stale, block_bytes);
+        if options.fresh && start.resync.is_none() {
+            intent.begin_clean();
+        }
+        RefCell::new(intent)
     });
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
