@@ -190,7 +190,7 @@ fn a_bad_file_is_named_with_its_line() {
 fn help_shows_an_example_and_nothing_that_is_not_there() {
     let Ok(Request::Print(help)) = read_with(&["--help"], &root()) else { panic!() };
     assert!(help.contains("Example:\n  raidd --control "), "{help}");
-    for later in ["--metrics", "--enable-fault-injection", "--nbd-tls"] {
+    for later in ["--metrics", "--nbd-tls"] {
         assert!(!help.contains(later));
     }
     let Ok(Request::Print(version)) = read_with(&["--version"], &root()) else { panic!() };
