@@ -32,7 +32,7 @@ use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
-use crate::md::{Features, Role, Superblock, format_uuid};
+use crate::md::{Bitmap, Features, Role, Superblock, format_uuid};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
 /// What the operator wants of an assembly.
@@ -84,14 +84,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
 
     let deadlines = Deadlines::new(runtime);
     let intent = found[seating.freshest].bitmap.take();
-    let intent = intent.map(|bitmap| {
-        let stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
-        let mut intent = Intent::new(bitmap, stale, block_bytes);
-        if options.fresh && start.resync.is_none() {
-            intent.begin_clean();
-        }
-        RefCell::new(intent)
-    });
+    let intent = intent.map(|bitmap| intent_of(bitmap, &truth, &geometry, block_bytes)).transpose()?;
+    if let Some(intent) = intent.as_ref().filter(|_| options.fresh && start.resync.is_none()) {
+        intent.borrow_mut().begin_clean();
+    }
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");
@@ -107,7 +103,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-    if start.resync.is_some() {
+    if start.resync.is_some() || truth.resync_offset != Sector::MAX {
         // Where it was being written, a replacement may differ from its original. A resync compares originals only.
         for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
             replacement.state.set(MemberState::Replacing(Sector::ZERO));
@@ -161,6 +157,36 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     }))
 }
 
+/// The bitmap as it is to be kept up. One that does not cover the array is begun anew, if there is room.
+fn intent_of(
+    mut bitmap: Bitmap,
+    truth: &Superblock,
+    geometry: &Geometry,
+    block_bytes: u64,
+) -> Result<RefCell<Intent>, Refusal> {
+    let mut stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
+    let rows = match geometry {
+        Geometry::Parity(_) => geometry.used_member_sectors(),
+        Geometry::Copies(copies) => copies.array_sectors(),
+    };
+    if bitmap.superblock.sync_size < rows {
+        let mut superblock = bitmap.superblock.clone();
+        superblock.sync_size = rows;
+        let room = truth.bitmap_room().unwrap_or(Sector::ZERO);
+        if superblock.total_bytes().next_multiple_of(block_bytes) > room.bytes() {
+            return Err(Refusal::BadSet(format!(
+                "{}: its write-intent bitmap covers {} of {rows} sectors, and there is no room for more; mdadm --grow \
+                 --bitmap=none removes it",
+                truth.name(),
+                superblock.sync_size
+            )));
+        }
+        bitmap = Bitmap::new(superblock, true);
+        stale = true;
+    }
+    Ok(RefCell::new(Intent::new(bitmap, stale, block_bytes)))
+}
+
 fn member<D: Device>(
     found: Found<D>,
     slot: Option<MemberSlot>,
@@ -186,10 +212,12 @@ fn member<D: Device>(
         slot: Cell::new(slot),
         state: Cell::new(state),
         checkpoint: Cell::new(whole),
+        filled: Cell::new(false),
         guided: Cell::new(superblock.feature_map.contains(Features::RECOVERY_BITMAP) && slot.is_some()),
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
         log_is_due: Cell::new(false),
+        log_shrinks: Cell::new(false),
         log_is_used: Cell::new(superblock.feature_map.contains(Features::BAD_BLOCKS)),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
@@ -229,18 +257,16 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
             )));
         }
     }
-    for a in candidates.clone() {
-        for b in candidates.clone().filter(|&b| b > a) {
-            if is_split_brain(&superblocks, a, b) {
-                return Err(Refusal::BadSet(format!(
-                    "split brain: {} and {} have each been used without the other (events {} and {}); decide which one \
-                     is right, assemble without the other, and add that one anew",
-                    label(a),
-                    label(b),
-                    superblocks[a].events,
-                    superblocks[b].events
-                )));
-            }
+    for index in candidates.filter(|&index| lists_as_out(truth, superblocks[index])) {
+        if !is_continued(&superblocks, index, truth) {
+            return Err(Refusal::BadSet(format!(
+                "split brain: {} and {} have each been used without the other (events {} and {}); decide which one is \
+                 right, assemble without the other, and add that one anew",
+                label(index),
+                label(freshest),
+                superblocks[index].events,
+                truth.events
+            )));
         }
     }
     let slots = truth.raid_disks as usize;
@@ -347,18 +373,33 @@ fn lists_as_out(a: &Superblock, b: &Superblock) -> bool {
     }
 }
 
-/// Whether each of the two has been used without the other. Not so where somebody was still with the staler one when it
-/// failed, and went on with the fresher one, which had been out before: that is one history, told by three.
-fn is_split_brain(superblocks: &[&Superblock], a: usize, b: usize) -> bool {
-    let (a, b) = (superblocks[a], superblocks[b]);
-    let (old, new) = if a.events <= b.events { (a, b) } else { (b, a) };
-    let has = |table: &Superblock, other: &Superblock| table.role_of(other.dev_number).slot().is_some();
-    let links = |witness: &Superblock| {
-        let is_with_new = has(new, witness) && has(witness, new) && !is_stale(witness, new);
-        is_with_new && has(old, witness) && !has(witness, old) && witness.events > old.events
+/// Whether a member that is out has left nothing behind: somebody was with it to the end, and went on from there, or was
+/// so with one who was, and so on to the freshest. Else it has gone on alone, and there are two histories.
+fn is_continued(superblocks: &[&Superblock], index: usize, truth: &Superblock) -> bool {
+    let was_with = |one: &Superblock, other: &Superblock| {
+        let seen = one.role_of(other.dev_number).slot().is_some() && other.events >= one.events;
+        seen && one.device_uuid != other.device_uuid
     };
-    let apart = lists_as_out(old, new) && lists_as_out(new, old);
-    apart && !superblocks.iter().any(|witness| links(witness))
+    let mut known = vec![index];
+    let mut next = 0;
+    while let Some(&at) = known.get(next) {
+        next += 1;
+        let one = superblocks[at];
+        // Whoever was with it then and is with the freshest now need not be here: both tables tell.
+        let in_both = |(number, role): (usize, &Role)| {
+            let other = number as u32 != one.dev_number;
+            other && role.slot().is_some() && truth.role_of(number as u32) == *role
+        };
+        if one.dev_roles.iter().enumerate().any(in_both) {
+            return true;
+        }
+        for other in 0..superblocks.len() {
+            if !known.contains(&other) && was_with(one, superblocks[other]) {
+                known.push(other);
+            }
+        }
+    }
+    false
 }
 
 fn shape_of<D>(truth: &Superblock, seating: &Seating, found: &[Found<D>]) -> Result<Shape, Refusal> {
