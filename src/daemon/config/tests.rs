@@ -1,3 +1,5 @@
+//! What options, environment and file come to, and how what is wrong with them is said.
+
 use super::*;
 
 fn root() -> Environment {
