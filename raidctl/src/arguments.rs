@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use raidd::api::{
-    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, parse_size, parse_uuid,
-    valid_name,
+    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
+    parse_duration_ms, parse_size, parse_uuid, valid_name,
 };
 
 /// Creates, shows and mends the arrays that raidd serves
@@ -91,6 +91,127 @@ Example:
         /// The member
         #[arg(value_name = "DEV", value_parser = device())]
         device: String,
+    },
+
+    /// Let go of a faulty member or a spare
+    #[command(after_help = "Example:\n  raidctl fail vol0 /dev/sdc\n  raidctl remove vol0 /dev/sdc")]
+    Remove {
+        /// The array
+        name: String,
+        /// The member
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+    },
+
+    /// Add a device: a former member is caught up where that is possible, any other becomes a spare
+    ///
+    /// A spare takes over at once where a slot is vacant. A device that holds anything but a superblock of this array is
+    /// refused.
+    #[command(after_help = "Example:\n  raidctl add vol0 /dev/sdf\n  raidctl wait vol0")]
+    Add {
+        /// The array
+        name: String,
+        /// The device
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+    },
+
+    /// Take a former member back, copying only what it has missed
+    #[command(after_help = "Example:\n  raidctl re-add vol0 /dev/sdc")]
+    ReAdd {
+        /// The array
+        name: String,
+        /// The device
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+    },
+
+    /// Fill NEW with what OLD holds; OLD serves until that is done, and is faulty then
+    #[command(
+        after_help = "Example:\n  raidctl replace vol0 /dev/sdc /dev/sdf\n  raidctl wait vol0 && raidctl remove vol0 /dev/sdc"
+    )]
+    Replace {
+        /// The array
+        name: String,
+        /// The member to replace
+        #[arg(value_parser = device())]
+        old: String,
+        /// A spare, or a device to be added for it
+        #[arg(value_parser = device())]
+        new: String,
+    },
+
+    /// Check redundancy in the background, and repair it
+    #[command(
+        after_help = "Example:\n  raidctl scrub vol0\n  raidctl scrub vol0 --repair\n  raidctl scrub vol0 --stop"
+    )]
+    Scrub {
+        /// The array
+        name: String,
+        /// Also mend what does not agree
+        #[arg(long)]
+        repair: bool,
+        /// Stop the scrub; the next one goes on from there
+        #[arg(long, conflicts_with = "repair")]
+        stop: bool,
+    },
+
+    /// Hold the sync action (resync, recovery, scrub) where it is
+    #[command(after_help = "Example:\n  raidctl pause vol0")]
+    Pause {
+        /// The array
+        name: String,
+    },
+
+    /// Let the sync action go on
+    #[command(after_help = "Example:\n  raidctl resume vol0")]
+    Resume {
+        /// The array
+        name: String,
+    },
+
+    /// Wait until no sync action runs; exit status 0 if redundancy is whole then, 1 otherwise
+    #[command(after_help = "Example:\n  raidctl wait vol0\n  raidctl wait vol0 --timeout 10m")]
+    Wait {
+        /// The array
+        name: String,
+        /// Wait no longer than that; 1 if it was not enough
+        #[arg(long, value_name = "D", value_parser = parse_duration_ms)]
+        timeout: Option<u64>,
+    },
+
+    /// Change settings, for now and for every later start; without any, show them
+    ///
+    /// recovery_min, recovery_max: bytes a second of each member that a sync action takes though clients are active, and
+    /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m.
+    #[command(
+        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s\n  raidctl tune vol0"
+    )]
+    Tune {
+        /// The array
+        name: String,
+        /// Settings
+        #[arg(value_name = "KEY=VALUE", value_parser = setting)]
+        settings: Vec<String>,
+    },
+
+    /// Make something go wrong with a member; only where raidd runs with --enable-fault-injection
+    ///
+    /// FAULT: read-error=OFF+LEN (until it is written anew), write-error=OFF+LEN, corrupt=OFF+LEN (changes the bytes, once),
+    /// latency=200ms, hang, die, clear. OFF counts bytes from the beginning of the member's data. Faults last until they
+    /// are cleared, the member is removed, or raidd ends.
+    #[command(
+        after_help = "Example:\n  raidctl inject vol0 /dev/loop2 read-error=1M+4K\n  raidctl inject vol0 /dev/loop2 clear"
+    )]
+    Inject {
+        /// The array
+        name: String,
+        /// The member
+        #[arg(value_name = "DEV", value_parser = device())]
+        device: String,
+        /// What is to go wrong
+        #[arg(value_parser = Fault::parse)]
+        fault: Fault,
     },
 
     /// Show what the superblock of each DEV says; needs no daemon
@@ -285,6 +406,10 @@ pub fn usage_line(error: &clap::Error) -> Option<String> {
     let command = command.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
     let command = command.map(|word| format!("{word} ")).unwrap_or_default();
     Some(format!("{what}{tip}: see `raidctl {command}--help`"))
+}
+
+fn setting(text: &str) -> Result<String, String> {
+    Tuning::parse([text]).map(|_| text.to_owned())
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -524,6 +649,16 @@ mod tests {
                 "list",
                 "status",
                 "fail",
+                "remove",
+                "add",
+                "re-add",
+                "replace",
+                "scrub",
+                "pause",
+                "resume",
+                "wait",
+                "tune",
+                "inject",
                 "examine",
                 "zero-superblock",
                 "demo",

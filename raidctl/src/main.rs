@@ -5,6 +5,7 @@
 //! - `render`, `quantity`: arrays and numbers for people
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
+//! - `wait`: until an array is at rest
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
@@ -17,14 +18,16 @@ mod member;
 mod quantity;
 mod render;
 mod request;
+mod wait;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use raidd::api::Status;
+use raidd::api::{Status, Tuning};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::arguments::{Arguments, AssembleOptions, Command, CreateOptions};
 use crate::failure::Failure;
@@ -67,9 +70,37 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let arrays = Daemon::at(control)?.list()?;
             if json { document(&arrays) } else { output(pictures(&arrays).as_bytes()) }
         }
-        Command::Fail { name, device } => {
-            let array = Daemon::at(control)?.fail(&name, &device)?;
+        Command::Fail { name, device } => change(control, json, &name, "fail", &json!({ "device": device })),
+        Command::Remove { name, device } => {
+            change(control, json, &name, "remove", &json!({ "device": device }))
+        }
+        Command::Add { name, device } => change(control, json, &name, "add", &json!({ "device": device })),
+        Command::ReAdd { name, device } => {
+            change(control, json, &name, "re-add", &json!({ "device": device }))
+        }
+        Command::Replace { name, old, new } => {
+            change(control, json, &name, "replace", &json!({ "old": old, "new": new }))
+        }
+        Command::Scrub { name, repair, stop } => {
+            change(control, json, &name, "scrub", &json!({ "repair": repair, "stop": stop }))
+        }
+        Command::Pause { name } => change(control, json, &name, "pause", &json!({})),
+        Command::Resume { name } => change(control, json, &name, "resume", &json!({})),
+        Command::Wait { name, timeout } => {
+            let array = wait::until_idle(&Daemon::at(control)?, &name, timeout)?;
             if json { document(&array) } else { Ok(()) }
+        }
+        Command::Tune { name, settings } if settings.is_empty() => {
+            let array = Daemon::at(control)?.status(&name)?;
+            let tuning = array.tuning.unwrap_or_default();
+            if json { document(&tuning) } else { output(render::tuning(&tuning).as_bytes()) }
+        }
+        Command::Tune { name, settings } => {
+            let tuning = Tuning::parse(settings.iter().map(String::as_str)).map_err(Failure::Usage)?;
+            change(control, json, &name, "tune", &tuning)
+        }
+        Command::Inject { name, device, fault } => {
+            change(control, json, &name, "inject", &json!({ "device": device, "fault": fault }))
         }
         Command::Examine { devices } => examine_all(&devices, json),
         Command::ZeroSuperblock { devices, force } => zero_all(&devices, force),
@@ -79,6 +110,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => output(&manual::completions(shell)),
         Command::Man => output(&manual::page().map_err(|error| Failure::output(&error))?),
     }
+}
+
+/// Does something to a running array. What it says is for scripts; people see no news where the news is good.
+fn change(
+    control: Option<PathBuf>,
+    json: bool,
+    name: &str,
+    verb: &str,
+    body: &impl Serialize,
+) -> Result<(), Failure> {
+    let array = Daemon::at(control)?.change(name, verb, body)?;
+    if json { document(&array) } else { Ok(()) }
 }
 
 fn create(

@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use raidd::api::{Member, MemberState, Status, SyncAction, SyncStatus};
+use raidd::api::{Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
 
 use crate::quantity::{duration, moment, short_size, size};
 
@@ -73,7 +73,8 @@ pub fn status(array: &Status) -> String {
             None => "not exported".to_owned(),
         },
     ));
-    lines.push(("Sync", progress(&array.sync)));
+    let paused = if array.sync_paused && array.sync.action != SyncAction::Idle { ", paused" } else { "" };
+    lines.push(("Sync", progress(&array.sync) + paused));
     lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
 
     let mut text = format!("{}\n", printable(&array.name));
@@ -82,6 +83,24 @@ pub fn status(array: &Status) -> String {
     }
     text.push('\n');
     text.push_str(&members(array));
+    text
+}
+
+/// Settings, as `tune` takes them.
+pub fn tuning(tuning: &Tuning) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: Option<String>| {
+        text.extend(value.map(|value| format!("{key}={value}\n")));
+    };
+    line("recovery_min", tuning.recovery_min.map(short_size));
+    line("recovery_max", tuning.recovery_max.map(short_size));
+    line(
+        "member_timeout",
+        tuning.member_timeout_ms.map(|ms| match ms % 1000 {
+            0 => format!("{}s", ms / 1000),
+            _ => format!("{ms}ms"),
+        }),
+    );
     text
 }
 
@@ -262,6 +281,8 @@ mod tests {
             created_unix_seconds: Some(1_795_215_773),
             updated_unix_seconds: None,
             warnings: vec!["no redundancy left".to_owned()],
+            sync_paused: false,
+            tuning: None,
         }
     }
 
@@ -311,6 +332,13 @@ größe  raid10  1.50 TiB  read-only  degraded  [U__U]   -              -
 ";
         assert_eq!(list(&[array(), idle]), expected);
         assert_eq!(list(&[]), "no arrays\n");
+    }
+
+    #[test]
+    fn settings_can_be_given_back() {
+        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\n";
+        let parsed = Tuning::parse(settings.lines()).unwrap();
+        assert_eq!(tuning(&parsed), settings);
     }
 
     #[test]

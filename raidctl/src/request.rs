@@ -84,10 +84,9 @@ impl Daemon {
             .map_err(|error| self.explain(error))
     }
 
-    /// Fails a member.
-    pub fn fail(&self, name: &str, device: &str) -> Result<Status, Failure> {
-        let body = serde_json::json!({ "device": device });
-        self.told(Method::POST, &format!("/v1/arrays/{}/fail", escaped(name)), Some(&body))
+    /// Does something to a running array; `verb` is the last word of its path.
+    pub fn change(&self, name: &str, verb: &str, body: &impl Serialize) -> Result<Status, Failure> {
+        self.told(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(body))
     }
 
     /// Whether it is up.

@@ -39,25 +39,21 @@ struct Fake {
 impl Operator for Fake {
     async fn execute(&self, command: api::Command) -> Result<Reply, Problem> {
         self.asked.lock().unwrap().push(command.clone());
+        if matches!(command, api::Command::List | api::Command::AssembleScan) {
+            return Ok(Reply::Arrays(vec![array("vol0", &[]), array("vol1", &[])]));
+        }
         let mut warnings = Vec::new();
-        let name = match command {
-            api::Command::List | api::Command::AssembleScan => {
-                return Ok(Reply::Arrays(vec![array("vol0", &[]), array("vol1", &[])]));
-            }
-            api::Command::Create(request) => {
-                if request.devices.iter().any(|device| device == "missing") {
-                    warnings.push("it starts degraded".to_owned());
-                }
-                request.name
-            }
-            api::Command::Assemble(request) => request.name.unwrap_or_else(|| "vol0".to_owned()),
-            api::Command::Status { name } | api::Command::Fail { name, .. } => name,
-            api::Command::Stop { name, .. } => {
-                return if name == "gone" { Err(Problem::no_such_array(&name)) } else { Ok(Reply::Done) };
-            }
-        };
+        if let api::Command::Create(request) = &command
+            && request.devices.iter().any(|device| device == "missing")
+        {
+            warnings.push("it starts degraded".to_owned());
+        }
+        let name = command.array().unwrap_or("vol0").to_owned();
         if name == "gone" {
             return Err(Problem::no_such_array(&name));
+        }
+        if matches!(command, api::Command::Stop { .. }) {
+            return Ok(Reply::Done);
         }
         Ok(Reply::Array(Box::new(array(&name, &warnings))))
     }
@@ -85,6 +81,8 @@ fn array(name: &str, warnings: &[String]) -> Status {
         created_unix_seconds: None,
         updated_unix_seconds: None,
         warnings: warnings.to_vec(),
+        sync_paused: false,
+        tuning: None,
     }
 }
 
@@ -153,6 +151,11 @@ fn usage_errors_end_with_2() {
         &["zero-superblock"],
         &["demo", "--level", "0"],
         &["list", "--nonsense"],
+        &["add", "vol0"],
+        &["replace", "vol0", "/a"],
+        &["scrub", "vol0", "--repair", "--stop"],
+        &["tune", "vol0", "colour=red"],
+        &["wait", "vol0", "--timeout", "5"],
         &["watch"],
     ] {
         let ran = ran(&mut raidctl(arguments));
@@ -219,6 +222,30 @@ fn every_command_reaches_the_daemon() {
         (&["stop", "größe", "--force"], api::Command::Stop { name: name(), force: true }),
         (&["fail", "größe", "/dev/x"], api::Command::Fail { name: name(), device: "/dev/x".to_owned() }),
         (&["assemble", "--scan"], api::Command::AssembleScan),
+        (&["remove", "größe", "/dev/x"], api::Command::Remove { name: name(), device: "/dev/x".to_owned() }),
+        (&["add", "größe", "/dev/x"], api::Command::Add { name: name(), device: "/dev/x".to_owned() }),
+        (&["re-add", "größe", "/dev/x"], api::Command::ReAdd { name: name(), device: "/dev/x".to_owned() }),
+        (
+            &["replace", "größe", "/dev/x", "/dev/y"],
+            api::Command::Replace { name: name(), old: "/dev/x".to_owned(), new: "/dev/y".to_owned() },
+        ),
+        (&["scrub", "größe"], api::Command::Scrub { name: name(), scrub: api::Scrub::Check }),
+        (&["scrub", "größe", "--repair"], api::Command::Scrub { name: name(), scrub: api::Scrub::Repair }),
+        (&["scrub", "größe", "--stop"], api::Command::Scrub { name: name(), scrub: api::Scrub::Stop }),
+        (&["pause", "größe"], api::Command::Pause { name: name() }),
+        (&["resume", "größe"], api::Command::Resume { name: name() }),
+        (&["wait", "größe"], api::Command::Status { name: name() }),
+        (
+            &["tune", "größe", "recovery_max=1M", "member_timeout=2s"],
+            api::Command::Tune {
+                name: name(),
+                tuning: api::Tuning {
+                    recovery_max: Some(1 << 20),
+                    member_timeout_ms: Some(2000),
+                    ..api::Tuning::default()
+                },
+            },
+        ),
     ] {
         let ran = world.run(arguments);
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");

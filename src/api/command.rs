@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::parse_level;
-use super::{ConsistencyPolicy, Status, parse_uuid, valid_name};
+use super::{ConsistencyPolicy, Fault, Status, Tuning, parse_uuid, valid_name};
 
 /// Stands for a member that is not there, in the devices of [`CreateArray`].
 pub const MISSING: &str = "missing";
@@ -41,6 +41,107 @@ pub enum Command {
         /// The member's path.
         device: String,
     },
+    /// Lets go of a faulty member or a spare. Legal while the array is not read-only. Answers [`Reply::Array`].
+    Remove {
+        /// The array.
+        name: String,
+        /// The member's path.
+        device: String,
+    },
+    /// Makes a device a member: a former one is caught up by the bitmap where that is possible, any other becomes a
+    /// spare, which takes over where a slot is vacant. Legal while the array is not read-only. Answers [`Reply::Array`].
+    Add {
+        /// The array.
+        name: String,
+        /// The device's path.
+        device: String,
+    },
+    /// Takes a former member back, caught up by the bitmap. Legal while its slot is vacant and the array is not
+    /// read-only. Answers [`Reply::Array`].
+    ReAdd {
+        /// The array.
+        name: String,
+        /// The device's path.
+        device: String,
+    },
+    /// Fills a device with what a member holds, which serves until then. Legal while the array is not read-only.
+    /// Answers [`Reply::Array`].
+    Replace {
+        /// The array.
+        name: String,
+        /// The path of a member that is in sync.
+        old: String,
+        /// The path of a spare, or of a device that is added first.
+        new: String,
+    },
+    /// Begins or stops a scrub. Legal where the array has redundancy and is not read-only. Answers [`Reply::Array`].
+    Scrub {
+        /// The array.
+        name: String,
+        /// What to do.
+        scrub: Scrub,
+    },
+    /// Holds the sync action where it is. Legal while the array runs. Answers [`Reply::Array`].
+    Pause {
+        /// The array.
+        name: String,
+    },
+    /// Lets the sync action go on. Legal while the array runs. Answers [`Reply::Array`].
+    Resume {
+        /// The array.
+        name: String,
+    },
+    /// Changes settings, now and for every later start. Legal while the array runs. Answers [`Reply::Array`].
+    Tune {
+        /// The array.
+        name: String,
+        /// The settings to change.
+        tuning: Tuning,
+    },
+    /// Makes something go wrong with a member. Legal only where raidd was started for that. Answers [`Reply::Array`].
+    Inject {
+        /// The array.
+        name: String,
+        /// The member's path.
+        device: String,
+        /// What.
+        fault: Fault,
+    },
+}
+
+/// What to do about scrubbing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scrub {
+    /// Look for redundancy that disagrees; go on where the last one was stopped.
+    Check,
+    /// The same, and mend it.
+    Repair,
+    /// Stop; the next one goes on from there.
+    Stop,
+}
+
+impl Command {
+    /// The array that it is about, where it is about one that has a name.
+    pub fn array(&self) -> Option<&str> {
+        match self {
+            Command::Create(request) => Some(&request.name),
+            Command::Assemble(request) => request.name.as_deref(),
+            Command::AssembleScan | Command::List => None,
+            Command::Stop { name, .. }
+            | Command::Status { name }
+            | Command::Fail { name, .. }
+            | Command::Remove { name, .. }
+            | Command::Add { name, .. }
+            | Command::ReAdd { name, .. }
+            | Command::Replace { name, .. }
+            | Command::Scrub { name, .. }
+            | Command::Pause { name }
+            | Command::Resume { name }
+            | Command::Tune { name, .. }
+            | Command::Inject { name, .. } => Some(name),
+        }
+    }
 }
 
 /// What a [`Command`] is answered with when it was done.
@@ -225,15 +326,21 @@ impl AssembleArray {
     }
 }
 
+/// Refuses a path that does not mean the same to everybody. An error is one line for people.
+pub fn check_path(device: &str) -> Result<(), String> {
+    if !device.starts_with('/') || device.contains('\0') {
+        return Err(format!(
+            "device {device:?} is not an absolute path: write it from the root, like /dev/sdb"
+        ));
+    }
+    Ok(())
+}
+
 /// Every device once, and by a path that means the same to everybody.
 fn check_paths<'a>(devices: impl Iterator<Item = &'a String>) -> Result<(), String> {
     let mut seen = std::collections::HashSet::new();
     for device in devices {
-        if !device.starts_with('/') || device.contains('\0') {
-            return Err(format!(
-                "device {device:?} is not an absolute path: write it from the root, like /dev/sdb"
-            ));
-        }
+        check_path(device)?;
         if !seen.insert(device) {
             return Err(format!("device {device} is named twice: name every device once"));
         }

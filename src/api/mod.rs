@@ -11,13 +11,19 @@
 //!   wherever it is called: raidctl makes a usage error of it, the server a [`Problem`].
 
 mod command;
+mod fault;
 mod problem;
 mod status;
 mod text;
+mod tuning;
 
-pub use command::{AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply};
+pub use command::{
+    AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply, Scrub, check_path,
+};
+pub use fault::{CORRUPT_BYTES_MAX, Fault, FaultRange};
 pub use problem::{Problem, ProblemCode};
 pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
 };
-pub use text::{NAME_BYTES_MAX, default_control_path, parse_size, parse_uuid, valid_name};
+pub use text::{NAME_BYTES_MAX, default_control_path, parse_duration_ms, parse_size, parse_uuid, valid_name};
+pub use tuning::{MEMBER_TIMEOUT_MS_MAX, MEMBER_TIMEOUT_MS_MIN, Tuning};

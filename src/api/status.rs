@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Tuning;
+
 /// One array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -53,6 +55,38 @@ pub struct Status {
     /// What its owner should know, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Sync actions are held where they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sync_paused: bool,
+    /// The settings in force; none while the array does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
+}
+
+impl Status {
+    /// Whether something is going on, or about to, that changes redundancy: what `wait` waits for.
+    pub fn is_busy(&self) -> bool {
+        let spare_is_due = self.health == Health::Degraded
+            && self
+                .members
+                .iter()
+                .any(|member| matches!(member.state, MemberState::Missing | MemberState::Faulty))
+            && self.spares.iter().any(|spare| spare.state == MemberState::Spare);
+        let may = matches!(self.state, ArrayState::Clean | ArrayState::Active) && !self.sync_paused;
+        may && (self.sync.action != SyncAction::Idle || spare_is_due)
+    }
+
+    /// Whether redundancy is whole: every slot is in sync, and nothing awaits a resync.
+    pub fn is_whole(&self) -> bool {
+        self.health == Health::Optimal
+            && self.state != ArrayState::Inactive
+            && !matches!(self.sync.action, SyncAction::Resync | SyncAction::Recovery)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A slot of an array, and who holds it.
@@ -270,6 +304,8 @@ mod tests {
             created_unix_seconds: None,
             updated_unix_seconds: None,
             warnings: Vec::new(),
+            sync_paused: false,
+            tuning: None,
         }
     }
 
@@ -277,6 +313,24 @@ mod tests {
     fn status_is_the_documented_document() {
         assert_eq!(serde_json::to_string(&example()).unwrap(), EXAMPLE);
         assert_eq!(serde_json::from_str::<Status>(EXAMPLE).unwrap(), example());
+    }
+
+    #[test]
+    fn waiting_is_for_what_may_still_change() {
+        let recovering = example();
+        assert!(recovering.is_busy() && !recovering.is_whole());
+        let idle = Status { sync: SyncStatus::idle(0), ..example() };
+        let vacant = |spares: Vec<Spare>| {
+            let member = Member { state: MemberState::Faulty, ..idle.members[0].clone() };
+            Status { members: vec![member], spares, ..idle.clone() }
+        };
+        assert!(vacant(idle.spares.clone()).is_busy(), "the spare is about to take over");
+        assert!(!vacant(Vec::new()).is_busy());
+        assert!(!Status { sync_paused: true, ..example() }.is_busy());
+        let whole = Status { health: Health::Optimal, ..idle.clone() };
+        assert!(!whole.is_busy() && whole.is_whole());
+        let sync = SyncStatus { action: SyncAction::Resync, ..example().sync };
+        assert!(!Status { sync, health: Health::Optimal, ..idle }.is_whole());
     }
 
     #[test]

@@ -38,6 +38,34 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(too_large)
 }
 
+/// A stretch of time in milliseconds: whole numbers with ms, s, m or min, h or d behind them, as in `1s`, `10m`, `1h30m`.
+///
+/// # Errors
+/// A line that says what is wrong with the text.
+pub fn parse_duration_ms(text: &str) -> Result<u64, String> {
+    let malformed =
+        || format!("time {text:?} is not a whole number of ms, s, m, h or d: write it like 500ms, 5s or 10m");
+    let (mut rest, mut total) = (text, 0_u64);
+    while !rest.is_empty() || text.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        let (unit, tail) = tail.split_at(letters);
+        let ms = match unit {
+            "ms" => 1,
+            "s" | "sec" => 1000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(malformed()),
+        };
+        let number: u64 = number.parse().map_err(|_| malformed())?;
+        total = number.checked_mul(ms).and_then(|ms| total.checked_add(ms)).ok_or_else(malformed)?;
+        rest = tail;
+    }
+    Ok(total)
+}
+
 /// Whether an array may be called that. The name stands in a superblock, in URIs, in HTTP paths and on command lines, so
 /// it is at most [`NAME_BYTES_MAX`] bytes of UTF-8 without blanks, control characters, `/` and `:`, does not start with
 /// `-`, and is neither `.` nor `..`.
@@ -130,6 +158,23 @@ mod tests {
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("200ms", 200),
+            ("1s", 1000),
+            ("10m", 600_000),
+            ("1h30m", 5_400_000),
+            ("30d", 2_592_000_000),
+        ] {
+            assert_eq!(parse_duration_ms(text), Ok(ms), "{text}");
+        }
+        for text in ["", "5", "s", "1.5s", "-1s", "1 s", "5x", "1s2", "99999999999999999999d"] {
+            assert!(parse_duration_ms(text).unwrap_err().contains("500ms, 5s or 10m"), "{text}");
         }
     }
 

@@ -8,7 +8,12 @@
 //! | `POST /v1/arrays/scan` | assemble every array that can be found | 200, an array of status documents |
 //! | `GET /v1/arrays/{name}` | status | 200, the status document |
 //! | `POST /v1/arrays/{name}/stop` | stop; body `{"force":bool}` or none | 204 |
-//! | `POST /v1/arrays/{name}/fail` | fail; body `{"device":PATH}` | 200, the status document |
+//! | `POST /v1/arrays/{name}/fail`, `remove`, `add`, `re-add` | that; body `{"device":PATH}` | 200, the status document |
+//! | `POST /v1/arrays/{name}/replace` | replace; body `{"old":PATH,"new":PATH}` | 200, the status document |
+//! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
+//! | `POST /v1/arrays/{name}/pause`, `resume` | that | 200, the status document |
+//! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
+//! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /healthz` | | 200, whenever the server lives |
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
@@ -26,7 +31,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{BODY_BYTES_MAX, Operator};
-use crate::api::{AssembleArray, Command, CreateArray, Problem, ProblemCode, Reply, Status};
+use crate::api::{
+    AssembleArray, Command, CreateArray, Fault, Problem, ProblemCode, Reply, Scrub, Status, Tuning,
+    check_path,
+};
 
 /// The routes, served by `operator`.
 pub fn router<O: Operator>(operator: Arc<O>) -> Router {
@@ -39,6 +47,15 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}", get(status::<O>))
         .route("/v1/arrays/{name}/stop", post(stop::<O>))
         .route("/v1/arrays/{name}/fail", post(fail::<O>))
+        .route("/v1/arrays/{name}/remove", post(remove::<O>))
+        .route("/v1/arrays/{name}/add", post(add::<O>))
+        .route("/v1/arrays/{name}/re-add", post(re_add::<O>))
+        .route("/v1/arrays/{name}/replace", post(replace::<O>))
+        .route("/v1/arrays/{name}/scrub", post(scrub::<O>))
+        .route("/v1/arrays/{name}/pause", post(pause::<O>))
+        .route("/v1/arrays/{name}/resume", post(resume::<O>))
+        .route("/v1/arrays/{name}/tune", post(tune::<O>))
+        .route("/v1/arrays/{name}/inject", post(inject::<O>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -67,8 +84,31 @@ struct StopBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FailBody {
+struct DeviceBody {
     device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplaceBody {
+    old: String,
+    new: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScrubBody {
+    #[serde(default)]
+    repair: bool,
+    #[serde(default)]
+    stop: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InjectBody {
+    device: String,
+    fault: Fault,
 }
 
 async fn healthz() -> Response {
@@ -116,9 +156,69 @@ async fn stop<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
 }
 
 async fn fail<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let name = decoded(name)?;
-    let FailBody { device } = parse(body)?;
+    let (name, device) = (decoded(name)?, device_of(body)?);
     run(operator, Command::Fail { name, device }).await
+}
+
+async fn remove<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let (name, device) = (decoded(name)?, device_of(body)?);
+    run(operator, Command::Remove { name, device }).await
+}
+
+async fn add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let (name, device) = (decoded(name)?, device_of(body)?);
+    run(operator, Command::Add { name, device }).await
+}
+
+async fn re_add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let (name, device) = (decoded(name)?, device_of(body)?);
+    run(operator, Command::ReAdd { name, device }).await
+}
+
+async fn replace<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let ReplaceBody { old, new } = parse(body)?;
+    check_path(&old).and_then(|()| check_path(&new)).map_err(invalid)?;
+    run(operator, Command::Replace { name, old, new }).await
+}
+
+async fn scrub<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let ScrubBody { repair, stop } = parse(body)?;
+    let scrub = match (repair, stop) {
+        (true, true) => return Err(invalid("a scrub cannot be stopped and begun at once: choose one").into()),
+        (true, false) => Scrub::Repair,
+        (false, true) => Scrub::Stop,
+        (false, false) => Scrub::Check,
+    };
+    run(operator, Command::Scrub { name, scrub }).await
+}
+
+async fn pause<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::Pause { name: decoded(name)? }).await
+}
+
+async fn resume<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::Resume { name: decoded(name)? }).await
+}
+
+async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let tuning: Tuning = parse(body)?;
+    tuning.check().map_err(invalid)?;
+    run(operator, Command::Tune { name, tuning }).await
+}
+
+async fn inject<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let InjectBody { device, fault } = parse(body)?;
+    run(operator, Command::Inject { name, device, fault }).await
+}
+
+fn device_of(body: Body) -> Result<String, Refusal> {
+    let DeviceBody { device } = parse(body)?;
+    check_path(&device).map_err(invalid)?;
+    Ok(device)
 }
 
 async fn unknown_path(uri: Uri) -> Refusal {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, Command, ConsistencyPolicy, Health, Problem, ProblemCode, Reply, Status, SyncStatus,
+    ArrayState, Command, ConsistencyPolicy, Fault, Health, Problem, ProblemCode, Reply, Scrub, Status,
+    SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -23,17 +24,10 @@ struct Fake {
 impl Operator for Fake {
     async fn execute(&self, command: Command) -> Result<Reply, Problem> {
         self.asked.lock().unwrap().push(command.clone());
-        let name = match command {
-            Command::List | Command::AssembleScan => {
-                return Ok(Reply::Arrays(vec![array("vol0"), array("vol1")]));
-            }
-            Command::Create(request) => request.name,
-            Command::Assemble(request) => request.name.unwrap_or("vol0".to_owned()),
-            Command::Status { name } | Command::Fail { name, .. } => name,
-            Command::Stop { name, .. } => {
-                return if name == "gone" { Err(Problem::no_such_array(&name)) } else { Ok(Reply::Done) };
-            }
-        };
+        if matches!(command, Command::List | Command::AssembleScan) {
+            return Ok(Reply::Arrays(vec![array("vol0"), array("vol1")]));
+        }
+        let name = command.array().unwrap_or("vol0").to_owned();
         assert!(name != "bug", "an operator with a bug");
         if name == "gone" {
             return Err(Problem::no_such_array(&name));
@@ -42,6 +36,9 @@ impl Operator for Fake {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         self.ended.lock().unwrap().push(name.clone());
+        if matches!(command, Command::Stop { .. }) {
+            return Ok(Reply::Done);
+        }
         Ok(Reply::Array(Box::new(array(&name))))
     }
 }
@@ -68,6 +65,8 @@ fn array(name: &str) -> Status {
         created_unix_seconds: None,
         updated_unix_seconds: None,
         warnings: Vec::new(),
+        sync_paused: false,
+        tuning: None,
     }
 }
 
@@ -171,6 +170,34 @@ fn every_command_has_its_route() {
     let failed = Command::Fail { name: "vol0".to_owned(), device: "/dev/sda".to_owned() };
     assert_eq!(server.asked(), vec![failed]);
 
+    let (name, device) = (|| "vol0".to_owned(), || "/dev/sda".to_owned());
+    let scrub = |scrub| Command::Scrub { name: name(), scrub };
+    let tuning = Tuning { recovery_max: Some(5), member_timeout_ms: Some(1000), ..Tuning::default() };
+    for (path, body, command) in [
+        ("remove", r#"{"device":"/dev/sda"}"#, Command::Remove { name: name(), device: device() }),
+        ("add", r#"{"device":"/dev/sda"}"#, Command::Add { name: name(), device: device() }),
+        ("re-add", r#"{"device":"/dev/sda"}"#, Command::ReAdd { name: name(), device: device() }),
+        (
+            "replace",
+            r#"{"old":"/dev/sda","new":"/dev/sdb"}"#,
+            Command::Replace { name: name(), old: device(), new: "/dev/sdb".to_owned() },
+        ),
+        ("scrub", "", scrub(Scrub::Check)),
+        ("scrub", r#"{"repair":true}"#, scrub(Scrub::Repair)),
+        ("scrub", r#"{"stop":true}"#, scrub(Scrub::Stop)),
+        ("pause", "", Command::Pause { name: name() }),
+        ("resume", "{}", Command::Resume { name: name() }),
+        ("tune", r#"{"recovery_max":5,"member_timeout_ms":1000}"#, Command::Tune { name: name(), tuning }),
+        (
+            "inject",
+            r#"{"device":"/dev/sda","fault":"latency=5ms"}"#,
+            Command::Inject { name: name(), device: device(), fault: Fault::Latency(5) },
+        ),
+    ] {
+        assert_eq!(server.ask("POST", &format!("/v1/arrays/vol0/{path}"), body).0, 200, "{path}");
+        assert_eq!(server.asked(), vec![command]);
+    }
+
     assert_eq!(server.ask("GET", "/healthz", ""), (200, "{\"status\":\"ok\"}\n".to_owned()));
 }
 
@@ -227,6 +254,18 @@ fn refusals_are_problem_documents() {
         ("POST", "/v1/arrays/assemble", r#"{"devices":[]}"#, 400, ProblemCode::InvalidRequest),
         ("POST", "/v1/arrays/vol0/stop", r#"{"forced":true}"#, 400, ProblemCode::InvalidRequest),
         ("POST", "/v1/arrays/vol0/fail", "{}", 400, ProblemCode::InvalidRequest),
+        ("POST", "/v1/arrays/vol0/add", r#"{"device":"sda"}"#, 400, ProblemCode::InvalidRequest),
+        ("POST", "/v1/arrays/vol0/replace", r#"{"old":"/a"}"#, 400, ProblemCode::InvalidRequest),
+        ("POST", "/v1/arrays/vol0/scrub", r#"{"repair":true,"stop":true}"#, 400, ProblemCode::InvalidRequest),
+        ("POST", "/v1/arrays/vol0/tune", r#"{"member_timeout_ms":1}"#, 400, ProblemCode::InvalidRequest),
+        (
+            "POST",
+            "/v1/arrays/vol0/inject",
+            r#"{"device":"/a","fault":"magic"}"#,
+            400,
+            ProblemCode::InvalidRequest,
+        ),
+        ("POST", "/v1/arrays/vol0/tune", r#"{"colour":1}"#, 400, ProblemCode::InvalidRequest),
     ] {
         assert_eq!(server.refused(method, path, body), (status, code), "{method} {path} {body}");
     }

@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::faults::MemberDisk;
 use crate::engine::Array;
 use crate::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
-use crate::reactor::{Disk, LocalRuntime, ReactorHandle};
+use crate::reactor::{LocalRuntime, ReactorHandle};
 
 /// An array on real disks.
-pub type DiskArray = Array<Disk, LocalRuntime>;
+pub type DiskArray = Array<MemberDisk, LocalRuntime>;
 
 /// A number for an array that no other will ever have in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

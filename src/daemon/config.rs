@@ -78,6 +78,10 @@ struct Options {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
 
+    /// Let raidctl inject faults into members: for rehearsals, not for data that anybody needs
+    #[arg(long)]
+    enable_fault_injection: bool,
+
     /// TOML file to read [default: /etc/raidd/raidd.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -103,6 +107,7 @@ struct ConfigFile {
     memory: Option<u64>,
     #[serde(default, deserialize_with = "duration_or_seconds")]
     assemble_wait: Option<Duration>,
+    enable_fault_injection: Option<bool>,
     log: Option<String>,
 }
 
@@ -121,6 +126,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// How long missing members are waited for at start.
     pub assemble_wait: Duration,
+    /// Faults may be injected into members.
+    pub enable_fault_injection: bool,
     /// What to log, as tracing's EnvFilter reads it.
     pub log_filter: String,
 }
@@ -306,6 +313,8 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
         reactors,
         memory_bytes,
         assemble_wait: file.assemble_wait.unwrap_or(ASSEMBLE_WAIT_DEFAULT),
+        enable_fault_injection: options.enable_fault_injection
+            || file.enable_fault_injection.unwrap_or_default(),
         log_filter,
     })
 }
@@ -463,231 +472,4 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn root() -> Environment {
-        Environment { is_root: true, cores: 16, ..Environment::default() }
-    }
-
-    fn user() -> Environment {
-        Environment {
-            cores: 2,
-            runtime_dir: Some("/run/user/7".into()),
-            home: Some("/home/u".into()),
-            ..Environment::default()
-        }
-    }
-
-    fn read_with(arguments: &[&str], environment: &Environment) -> Result<Request, ConfigError> {
-        read(std::iter::once("raidd").chain(arguments.iter().copied()).map(OsString::from), environment)
-    }
-
-    fn config(arguments: &[&str], environment: &Environment) -> Config {
-        match read_with(arguments, environment) {
-            Ok(Request::Run(config)) => config,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn error(arguments: &[&str], environment: &Environment) -> String {
-        let text = read_with(arguments, environment).unwrap_err().to_string();
-        assert!(!text.contains('\n') && !text.is_empty(), "{text:?}");
-        text
-    }
-
-    fn with_file(text: &str) -> (tempfile::TempDir, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("raidd.toml");
-        std::fs::write(&path, text).unwrap();
-        let path = path.to_str().unwrap().to_owned();
-        (folder, path)
-    }
-
-    #[test]
-    fn roots_defaults() {
-        assert_eq!(
-            config(&[], &root()),
-            Config {
-                control: "/run/raidd/control.sock".into(),
-                nbd: vec![NbdAddress::Unix("/run/raidd/nbd.sock".into())],
-                state_dir: "/var/lib/raidd".into(),
-                reactors: 4,
-                memory_bytes: 256 << 20,
-                assemble_wait: Duration::from_secs(30),
-                log_filter: "info".to_owned(),
-            }
-        );
-    }
-
-    #[test]
-    fn a_users_defaults() {
-        let found = config(&[], &user());
-        assert_eq!(found.control, Path::new("/run/user/7/raidd/control.sock"));
-        assert_eq!(found.nbd, [NbdAddress::Unix("/run/user/7/raidd/nbd.sock".into())]);
-        assert_eq!(found.state_dir, Path::new("/home/u/.local/state/raidd"));
-        assert_eq!(found.reactors, 2);
-        let elsewhere = Environment { state_home: Some("/s".into()), ..user() };
-        assert_eq!(config(&[], &elsewhere).state_dir, Path::new("/s/raidd"));
-        let nowhere = Environment { runtime_dir: None, ..user() };
-        assert!(error(&[], &nowhere).contains("--control"));
-        assert_eq!(config(&["--control", "/c/x"], &nowhere).nbd, [NbdAddress::Unix("/c/nbd.sock".into())]);
-        let homeless = Environment { home: None, ..user() };
-        assert!(error(&[], &homeless).contains("--state-dir"));
-    }
-
-    #[test]
-    fn options_win_over_environment_over_file() {
-        let (_folder, path) = with_file(
-            r#"
-            control = "/f/control.sock"
-            nbd = ["tcp:[::1]:10809"]
-            state_dir = "/f/state"
-            reactors = 3
-            memory = "64M"
-            assemble_wait = "500ms"
-            log = "warn"
-            "#,
-        );
-        let from_file = config(&["--config", &path], &root());
-        assert_eq!(
-            from_file,
-            Config {
-                control: "/f/control.sock".into(),
-                nbd: vec![NbdAddress::Tcp { host: "::1".to_owned(), port: 10_809 }],
-                state_dir: "/f/state".into(),
-                reactors: 3,
-                memory_bytes: 64 << 20,
-                assemble_wait: Duration::from_millis(500),
-                log_filter: "warn".to_owned(),
-            }
-        );
-        let environment = Environment {
-            control: Some("/e/control.sock".into()),
-            rust_log: Some("raidd=debug".to_owned()),
-            config_file: Some(path.clone().into()),
-            ..root()
-        };
-        let found = config(&[], &environment);
-        assert_eq!((found.control, found.log_filter), ("/e/control.sock".into(), "raidd=debug".to_owned()));
-        let options = [
-            "--control",
-            "/o/control.sock",
-            "--nbd",
-            "unix:/o/nbd",
-            "--nbd",
-            "tcp:localhost:1",
-            "--state-dir",
-            "/o/state",
-            "--reactors",
-            "1",
-            "--memory",
-            "1G",
-            "-v",
-        ];
-        let found = config(&options, &environment);
-        assert_eq!(
-            found,
-            Config {
-                control: "/o/control.sock".into(),
-                nbd: vec![
-                    NbdAddress::Unix("/o/nbd".into()),
-                    NbdAddress::Tcp { host: "localhost".to_owned(), port: 1 }
-                ],
-                state_dir: "/o/state".into(),
-                reactors: 1,
-                memory_bytes: 1 << 30,
-                assemble_wait: Duration::from_millis(500),
-                log_filter: "debug".to_owned(),
-            }
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_in_one_line() {
-        for (arguments, fragment) in [
-            (&["--memory", "16M"][..], "32M at least"),
-            (&["--memory", "lots"], "write it like 512K"),
-            (&["--reactors", "0"], "1 to 64"),
-            (&["--reactors", "65"], "1 to 64"),
-            (&["--nbd", "udp:1"], "write unix:PATH or tcp:HOST:PORT"),
-            (&["--nbd", "tcp:::1:10809"], "IPv6"),
-            (&["--nbd", "tcp:h:0"], "port"),
-            (&["--nbd", "unix:"], "names no socket"),
-            (&["--nbd", "unix:/a", "--nbd", "unix:/a"], "twice"),
-            (&["--control", "/c", "--nbd", "unix:/c"], "at once"),
-            (&["--control"], "a value is required"),
-            (&["--nonsense"], "--nonsense"),
-            (&["-v", "-q"], "cannot be used with"),
-            (&["--config", "/does/not/exist"], "there is no config file"),
-            (&["--config", "/"], "cannot read"),
-        ] {
-            let text = error(arguments, &root());
-            assert!(text.contains(fragment), "{arguments:?}: {text}");
-        }
-        let bad = Environment { rust_log: Some("a=b=c".to_owned()), ..root() };
-        assert!(error(&[], &bad).contains("log filter"));
-    }
-
-    #[test]
-    fn a_bad_file_is_named_with_its_line() {
-        for (text, line, fragment) in [
-            ("reactors = 1\nmetrics = \"x\"\n", 2, "unknown field `metrics`"),
-            ("\n\nmemory = \"many\"\n", 3, "size \"many\""),
-            ("memory = true\n", 1, "neither a number nor a text"),
-            ("assemble_wait = \"soon\"\n", 1, "time \"soon\""),
-            ("nbd = [\"unix:/a\",\n \"nbd://\"]\n", 1, "NBD address"),
-            ("control\n", 1, "config file"),
-        ] {
-            let (_folder, path) = with_file(text);
-            let found = error(&["--config", &path], &root());
-            assert!(
-                found.contains(&format!("line {line}:")) && found.contains(fragment),
-                "{text:?}: {found}"
-            );
-        }
-        let (_folder, path) = with_file("memory = 33554432\nassemble_wait = 0\n");
-        let found = config(&["--config", &path], &root());
-        assert_eq!((found.memory_bytes, found.assemble_wait), (32 << 20, Duration::ZERO));
-    }
-
-    #[test]
-    fn help_shows_an_example_and_nothing_that_is_not_there() {
-        let Ok(Request::Print(help)) = read_with(&["--help"], &root()) else { panic!() };
-        assert!(help.contains("Example:\n  raidd --control "), "{help}");
-        for later in ["--metrics", "--enable-fault-injection", "--nbd-tls"] {
-            assert!(!help.contains(later));
-        }
-        let Ok(Request::Print(version)) = read_with(&["--version"], &root()) else { panic!() };
-        assert_eq!(version, format!("raidd {}\n", env!("CARGO_PKG_VERSION")));
-    }
-
-    #[test]
-    fn log_levels() {
-        for (flags, filter) in
-            [(&["-v"][..], "debug"), (&["-vv"], "trace"), (&["-q"], "warn"), (&["-qq"], "error")]
-        {
-            assert_eq!(config(flags, &root()).log_filter, filter);
-        }
-    }
-
-    #[test]
-    fn addresses_make_uris() {
-        for (address, uri) in [
-            ("unix:/run/raidd/nbd.sock", "nbd+unix:///vol0?socket=/run/raidd/nbd.sock"),
-            ("unix:/a b/ü", "nbd+unix:///vol0?socket=/a%20b/%C3%BC"),
-            ("tcp:10.0.0.1:10809", "nbd://10.0.0.1/vol0"),
-            ("tcp:host:4000", "nbd://host:4000/vol0"),
-            ("tcp:[fe80::1]:4000", "nbd://[fe80::1]:4000/vol0"),
-            ("tcp:0.0.0.0:4000", "nbd://localhost:4000/vol0"),
-        ] {
-            let parsed: NbdAddress = address.parse().unwrap();
-            assert_eq!(parsed.uri("vol0"), uri);
-            assert_eq!(parsed.to_string(), address);
-        }
-        assert_eq!(
-            NbdAddress::Unix("/s".into()).uri("größe/%"),
-            "nbd+unix:///gr%C3%B6%C3%9Fe%2F%25?socket=/s"
-        );
-    }
-}
+mod tests;

@@ -61,6 +61,41 @@ pub fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Ca
     Ok(out)
 }
 
+/// Opens a device that is to become a member of a running array, and says whether it was one before. Refused: what holds
+/// anything else, and, with `former_only`, what was no member.
+pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result<(Candidate, bool), Problem> {
+    // A device that was just removed is let go when its last operation has ended.
+    let options = OpenOptions { wait_for_lock: WAIT_FOR_LOCK, ..OpenOptions::default() };
+    let disk = OpenedDisk::open(Path::new(path), options).map_err(|error| open_problem(&error))?;
+    let superblock = probe::superblock(Path::new(path));
+    let was_member = superblock.as_ref().is_some_and(|superblock| superblock.set_uuid == *set_uuid);
+    if former_only && !was_member {
+        let what = match superblock {
+            Some(other) => format!("a member of another array, {}", format_uuid(&other.set_uuid)),
+            None => "no md superblock".into(),
+        };
+        let why = format!("{path} was no member of this array (found: {what}): use add for a new device");
+        return Err(problem(ProblemCode::MembersDisagree, why));
+    }
+    if !was_member
+        && let Some(what) = probe::contents(Path::new(path))
+            .map_err(|why| problem(ProblemCode::DeviceUnavailable, why.replace(", or use --force", "")))?
+    {
+        let how = match superblock {
+            Some(_) => format!("raidctl zero-superblock {path}"),
+            None => format!("wipefs --all {path}"),
+        };
+        let why = format!(
+            "{path} holds {what}, which would be lost: choose another device, or, if it may go, clear it with `{how}` first"
+        );
+        return Err(problem(ProblemCode::DeviceNotEmpty, why));
+    }
+    if !disk.allocate().map_err(|error| open_problem(&error))? {
+        tracing::warn!(member = path, "its filesystem cannot reserve space; see that it does not fill up");
+    }
+    Ok((Candidate { disk, label: path.to_owned() }, was_member))
+}
+
 fn check_distinct<'a>(paths: impl Iterator<Item = &'a String>) -> Result<(), Problem> {
     let mut seen: HashMap<Identity, &String> = HashMap::new();
     for path in paths {

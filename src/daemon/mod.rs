@@ -7,7 +7,9 @@
 mod array_home;
 pub mod config;
 mod exports;
+mod faults;
 mod members;
+mod membership;
 mod operator;
 mod probe;
 mod registry;
@@ -20,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{SigSet, Signal};
@@ -35,6 +37,11 @@ use crate::reactor::{self, ReactorHandle};
 
 /// How long clients get to take their last replies.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(5);
+
+/// How long a socket of a dead daemon may still seem to live.
+const SOCKET_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -60,7 +67,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             .context("cannot map memory: lower --memory")?;
     let listeners = config.nbd.iter().map(bind_nbd).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let operator = Arc::new(Operator::new(service.clone(), memory, state, config.nbd.clone()));
+    if config.enable_fault_injection {
+        tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");
+    }
+    let operator = Arc::new(Operator::new(service.clone(), memory, state, config));
     let known = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let known = known.context("cannot start a thread")?;
     known.block_on(operator.start_known(config.assemble_wait));
@@ -153,6 +163,11 @@ fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             bail!("{} is there and is no socket: move it away, or choose another --nbd", path.display());
+        }
+        // The ring of a daemon that was killed may accept for a moment longer.
+        let deadline = Instant::now() + SOCKET_WAIT;
+        while UnixStream::connect(path).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(SOCKET_RETRY);
         }
         if UnixStream::connect(path).is_ok() {
             bail!("a living server listens on {}: stop it, or choose another --nbd", path.display());

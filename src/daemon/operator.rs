@@ -4,40 +4,45 @@
 //! done on a thread that may; what touches an array is done on the reactor where the array lives.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
-use super::config::NbdAddress;
+use super::config::{Config, NbdAddress};
 use super::exports::{Service, stop_clients};
-use super::members::{find_all, find_members, is_whole, open_for_create, open_members, plan_create};
+use super::faults::MemberDisk;
+use super::members::{
+    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create,
+};
+use super::membership::apply;
 use super::probe;
 use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
 use crate::api::{
     AssembleArray, Command, ConsistencyPolicy, CreateArray, Init, Problem, ProblemCode, Reply, Status,
-    valid_name,
+    Tuning, valid_name,
 };
 use crate::control;
 use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
 use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
-use crate::reactor::{Disk, Identity, OpenError, OpenErrorKind, runtime};
+use crate::reactor::{Disk, OpenError, OpenErrorKind, runtime};
 
 /// How long a forced stop waits for clients to leave.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
 
 /// Carries out commands.
 pub struct Operator {
-    service: Service,
-    memory: Memory,
+    pub(super) service: Service,
+    pub(super) memory: Memory,
     state: Mutex<StateDir>,
     /// Held while arrays are made, started or stopped.
     one_at_a_time: tokio::sync::Mutex<()>,
     addresses: Vec<NbdAddress>,
+    pub(super) injectable: bool,
     next_id: AtomicU64,
     /// Why arrays that should run do not, by UUID.
     waiting: Mutex<HashMap<String, String>>,
@@ -55,7 +60,7 @@ pub(super) fn open_problem(error: &OpenError) -> Problem {
     problem(code, error.to_string())
 }
 
-fn refusal_problem(refusal: &Refusal) -> Problem {
+pub(super) fn refusal_problem(refusal: &Refusal) -> Problem {
     let code = match refusal {
         Refusal::Unreadable { .. } | Refusal::WriteFailed { .. } => ProblemCode::MemberIo,
         Refusal::NotAMember { .. } => ProblemCode::BadSuperblock,
@@ -68,23 +73,26 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
     problem(code, refusal.to_string())
 }
 
-fn internal(what: &str) -> Problem {
+pub(super) fn internal(what: &str) -> Problem {
     problem(ProblemCode::Internal, format!("{what}: see raidd's log"))
 }
 
 /// Does what blocks elsewhere.
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+pub(super) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
     tokio::task::spawn_blocking(job).await.map_err(|_| internal("a helper thread failed"))
 }
 
 impl Operator {
-    pub fn new(service: Service, memory: Memory, state: StateDir, addresses: Vec<NbdAddress>) -> Operator {
+    pub fn new(service: Service, memory: Memory, state: StateDir, config: &Config) -> Operator {
         Operator {
             service,
             memory,
             state: Mutex::new(state),
             one_at_a_time: tokio::sync::Mutex::default(),
-            addresses,
+            addresses: config.nbd.clone(),
+            injectable: config.enable_fault_injection,
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
         }
@@ -125,18 +133,18 @@ impl Operator {
         let (created, present) = plan_create(&spec, level, layout, candidates)?;
         let array = self.next_array();
         let home = self.home_of(array);
-        let (memory, name) = (self.memory.clone(), spec.name.clone());
+        let (memory, name, injectable) = (self.memory.clone(), spec.name.clone(), self.injectable);
         let zero = spec.init == Init::Zero;
         let made = home.call(move || async move {
-            let new = present.into_iter().map(|candidate| create::NewMember {
-                device: Disk::new(candidate.disk),
-                label: candidate.label,
+            let new = present.into_iter().map(|Candidate { disk, label }| create::NewMember {
+                device: MemberDisk::new(Disk::new(disk), &label, injectable),
+                label,
             });
             let new: Vec<_> = new.collect();
             create::write(&new, &created, zero, &memory.metadata).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            start_here(array, devices, &options, &memory).await
+            start_here(array, devices, &options, Tuning::default(), &memory).await
         });
         made.await
             .map_err(|_| internal("a reactor has ended"))?
@@ -176,7 +184,7 @@ impl Operator {
         let facts = facts.ok().flatten().ok_or_else(|| internal("the array is gone"))?;
         let paths = home.call(move || async move { resident(array).map(|array| array.member_paths()) }).await;
         let paths = paths.ok().flatten().unwrap_or_default();
-        let entry = Entry::new(array, facts.name.clone(), facts.uuid, home, paths.clone());
+        let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
         self.service.registry.insert(Arc::new(entry));
         let status = report::status(&facts, &self.addresses, 0);
         self.waiting().remove(&status.uuid);
@@ -186,14 +194,23 @@ impl Operator {
             members: paths,
             start: true,
             read_only,
+            tuning: self.tuning_of(&facts.uuid),
             last: status.clone(),
         };
         self.remember(|state| state.put(saved));
         Ok(status)
     }
 
+    /// How an array was tuned when it ran last.
+    fn tuning_of(&self, uuid: &[u8; 16]) -> Tuning {
+        let text = format_uuid(uuid);
+        let state = self.state();
+        let saved = state.arrays().iter().find(|array| array.uuid == text);
+        saved.map(|array| array.tuning).unwrap_or_default()
+    }
+
     /// Changes what is remembered. A state directory that cannot be written is said, but stops nothing that works.
-    fn remember(&self, change: impl FnOnce(&mut StateDir) -> std::io::Result<()>) {
+    pub(super) fn remember(&self, change: impl FnOnce(&mut StateDir) -> std::io::Result<()>) {
         if let Err(error) = change(&mut self.state()) {
             tracing::error!(%error, "the state directory cannot be written: the next start will not know of this");
         }
@@ -285,11 +302,14 @@ impl Operator {
         let array = self.next_array();
         let home = self.home_of(array);
         let memory = self.memory.clone();
+        let tuning = wanted.map(|uuid| self.tuning_of(&uuid)).unwrap_or_default();
         let options = AssembleOptions { name, ..options };
+        let injectable = self.injectable;
         let started = home.call(move || async move {
-            let devices =
-                candidates.into_iter().map(|candidate| (Disk::new(candidate.disk), candidate.label));
-            start_here(array, devices.collect(), &options, &memory).await
+            let devices = candidates.into_iter().map(|Candidate { disk, label }| {
+                (MemberDisk::new(Disk::new(disk), &label, injectable), label)
+            });
+            start_here(array, devices.collect(), &options, tuning, &memory).await
         });
         started
             .await
@@ -390,7 +410,7 @@ impl Operator {
         };
         self.stop_entry(&entry, force).await?;
         let uuid = format_uuid(&entry.uuid);
-        self.remember(|state| state.set_start(&uuid, false));
+        self.remember(|state| state.update(&uuid, |array| array.start = false));
         tracing::info!(array = name, "stopped");
         Ok(Reply::Done)
     }
@@ -400,7 +420,7 @@ impl Operator {
         let known = self.state().arrays().iter().find(|array| array.start && array.name == name).cloned();
         let Some(known) = known else { return Err(Problem::no_such_array(name)) };
         self.waiting().remove(&known.uuid);
-        self.remember(|state| state.set_start(&known.uuid, false));
+        self.remember(|state| state.update(&known.uuid, |array| array.start = false));
         Ok(Reply::Done)
     }
 
@@ -454,7 +474,7 @@ impl Operator {
 
     // Looking at arrays.
 
-    async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
+    pub(super) async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
         let id = entry.id;
         let facts = entry.home.call(move || async move { resident(id).map(|array| array.status()) }).await;
         let facts = facts.ok().flatten().ok_or_else(|| Problem::no_such_array(&entry.name))?;
@@ -486,38 +506,6 @@ impl Operator {
         let idle = known.filter(|array| self.service.registry.get(&array.name).is_none());
         idle.map(|array| report::inactive(&array.last, waiting.get(&array.uuid).cloned())).collect()
     }
-
-    async fn fail(&self, name: &str, device: &str) -> Result<Reply, Problem> {
-        let entry = self.service.registry.get(name).ok_or_else(|| Problem::no_such_array(name))?;
-        // The same disk may be named by another path than the one it was opened by.
-        let (paths, wanted) = (entry.paths.clone(), PathBuf::from(device));
-        let label = blocking(move || {
-            let same = |path: &String| {
-                Path::new(path) == wanted
-                    || Identity::of(Path::new(path))
-                        .ok()
-                        .is_some_and(|this| Identity::of(&wanted).ok() == Some(this))
-            };
-            paths.into_iter().find(same)
-        });
-        let label = label.await?.ok_or_else(|| {
-            let why = format!("{device} is no member of {name}: raidctl status {name} shows its members");
-            problem(ProblemCode::NoSuchMember, why)
-        })?;
-        let id = entry.id;
-        let failed = entry.home.call(move || async move {
-            match resident(id) {
-                Some(array) => array.fail(&label).await,
-                None => Err(Refusal::NotNow("the array is being stopped".into())),
-            }
-        });
-        let result = failed.await.map_err(|_| internal("a reactor has ended"))?;
-        result.map_err(|refusal| match refusal {
-            Refusal::NotNow(why) => problem(ProblemCode::LastCopy, why),
-            other => refusal_problem(&other),
-        })?;
-        Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
-    }
 }
 
 impl control::Operator for Operator {
@@ -529,7 +517,16 @@ impl control::Operator for Operator {
             Command::Stop { name, force } => self.stop(&name, force).await,
             Command::List => self.list().await,
             Command::Status { name } => self.status(&name).await,
-            Command::Fail { name, device } => self.fail(&name, &device).await,
+            Command::Fail { name, device } => self.fail(&name, device).await,
+            Command::Remove { name, device } => self.remove(&name, device).await,
+            Command::Add { name, device } => self.add(&name, device).await,
+            Command::ReAdd { name, device } => self.re_add(&name, device).await,
+            Command::Replace { name, old, new } => self.replace(&name, old, new).await,
+            Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
+            Command::Pause { name } => self.set_paused(&name, true).await,
+            Command::Resume { name } => self.set_paused(&name, false).await,
+            Command::Tune { name, tuning } => self.tune(&name, tuning).await,
+            Command::Inject { name, device, fault } => self.inject(&name, device, fault).await,
         }
     }
 }
@@ -537,8 +534,9 @@ impl control::Operator for Operator {
 /// Loads, assembles and starts an array on this reactor.
 async fn start_here(
     id: ArrayId,
-    devices: Vec<(Disk, String)>,
+    devices: Vec<(MemberDisk, String)>,
     options: &AssembleOptions,
+    tuning: Tuning,
     memory: &Memory,
 ) -> Result<(), Refusal> {
     let mut found = Vec::new();
@@ -546,6 +544,7 @@ async fn start_here(
         found.push(engine::load(device, label, &memory.metadata).await?);
     }
     let array = engine::assemble(found, options, memory, &runtime()).await?;
+    apply(&array, tuning);
     array.start();
     settle_in(id, array);
     Ok(())

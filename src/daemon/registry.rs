@@ -14,8 +14,6 @@ pub struct Entry {
     /// As stored in its superblocks.
     pub uuid: [u8; 16],
     pub home: ReactorHandle,
-    /// Paths of its members, as they were opened.
-    pub paths: Vec<String>,
     clients: Mutex<Clients>,
 }
 
@@ -29,8 +27,8 @@ struct Clients {
 }
 
 impl Entry {
-    pub fn new(id: ArrayId, name: String, uuid: [u8; 16], home: ReactorHandle, paths: Vec<String>) -> Entry {
-        Entry { id, name, uuid, home, paths, clients: Mutex::default() }
+    pub fn new(id: ArrayId, name: String, uuid: [u8; 16], home: ReactorHandle) -> Entry {
+        Entry { id, name, uuid, home, clients: Mutex::default() }
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {

@@ -2,7 +2,7 @@
 
 use super::config::NbdAddress;
 use crate::api::{
-    ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
+    ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus, Tuning,
 };
 use crate::engine::{self, ArrayStatus, MemberStatus, Phase};
 use crate::layout::{Level, layout_name};
@@ -62,16 +62,55 @@ pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -
         created_unix_seconds: Some(facts.created_seconds),
         updated_unix_seconds: None,
         warnings: warnings(facts),
+        sync_paused: facts.is_paused,
+        tuning: Some(Tuning {
+            recovery_min: Some(*facts.recovery_bytes_per_sec.start()),
+            recovery_max: Some(*facts.recovery_bytes_per_sec.end()),
+            member_timeout_ms: u64::try_from(facts.member_timeout.as_millis()).ok(),
+        }),
     }
 }
 
 fn warnings(facts: &ArrayStatus) -> Vec<String> {
+    let name = &facts.name;
     let mut out = Vec::new();
     out.extend(facts.read_only.as_ref().map(|why| format!("the array is read-only: {why}")));
     if facts.has_suspect_rows {
         out.push(
             "a write failed on some members only; these rows will be resynced at the next start".to_owned(),
         );
+    }
+    let is = |state: engine::MemberState| move |member: &&MemberStatus| member.state == Some(state);
+    let filled = facts.members.iter().any(|member| {
+        matches!(member.state, Some(engine::MemberState::Recovering(_) | engine::MemberState::Replacing(_)))
+    });
+    let has_spare = facts.spares.iter().any(|member| is(engine::MemberState::Spare)(&member));
+    let redundant = facts.shape.level.is_redundant();
+    match facts.health {
+        engine::Health::Failed => out.push(format!(
+            "too many members are missing or faulty, and data is out of reach: bring them back, then stop {name} and \
+             assemble it again"
+        )),
+        engine::Health::Degraded if redundant && !filled && !has_spare => out.push(format!(
+            "degraded, and there is no spare to take over: add a device with raidctl add {name} DEV"
+        )),
+        _ => {}
+    }
+    for member in facts.members.iter().chain(&facts.spares) {
+        let path = member.path.as_deref().unwrap_or("a member");
+        if member.bad_sectors > 0 {
+            out.push(format!(
+                "{} sectors of {path} are recorded as bad: raidctl replace {name} {path} NEW puts another disk in its place",
+                member.bad_sectors
+            ));
+        }
+    }
+    for member in facts.members.iter().chain(&facts.spares).filter(is(engine::MemberState::Faulty)) {
+        let path = member.path.as_deref().unwrap_or("a member");
+        out.push(format!("{path} is faulty: raidctl remove {name} {path} lets go of it"));
+    }
+    if facts.is_paused {
+        out.push(format!("sync actions are paused: raidctl resume {name} lets them go on"));
     }
     out
 }
@@ -109,6 +148,7 @@ pub fn inactive(last: &Status, why: Option<String>) -> Status {
     status.nbd_uri = None;
     status.connections = 0;
     status.sync = SyncStatus::idle(0);
+    (status.sync_paused, status.tuning) = (false, None);
     status.warnings = why.into_iter().collect();
     for member in &mut status.members {
         member.state = MemberState::Missing;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::api::Status;
+use crate::api::{Status, Tuning};
 
 /// One array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct SavedArray {
     /// Whether it was assembled with --read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// How it was tuned; what is not named is as by default.
+    #[serde(default)]
+    pub tuning: Tuning,
     /// What was last known of it, to be shown while it cannot be started.
     pub last: Status,
 }
@@ -89,11 +92,12 @@ impl StateDir {
         self.write()
     }
 
-    /// Notes that an array is to run, or not.
-    pub fn set_start(&mut self, uuid: &str, start: bool) -> io::Result<()> {
-        for array in self.document.arrays.iter_mut().filter(|array| array.uuid == uuid) {
-            array.start = start;
-        }
+    /// Changes what is remembered of an array, if it is known.
+    pub fn update(&mut self, uuid: &str, change: impl FnOnce(&mut SavedArray)) -> io::Result<()> {
+        let Some(array) = self.document.arrays.iter_mut().find(|array| array.uuid == uuid) else {
+            return Ok(());
+        };
+        change(array);
         self.write()
     }
 

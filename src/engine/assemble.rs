@@ -86,6 +86,9 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let deadlines = Deadlines::new(runtime);
     let intent = found[seating.freshest].bitmap.take();
     let intent = intent.map(|bitmap| intent_of(bitmap, &truth, &geometry, block_bytes)).transpose()?;
+    if let Some(intent) = intent.as_ref().filter(|_| options.fresh && start.resync.is_none()) {
+        intent.borrow_mut().begin_clean();
+    }
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");

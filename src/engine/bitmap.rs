@@ -76,6 +76,14 @@ impl Intent {
         intent
     }
 
+    /// A new array that is consistent from the first second: no bit is needed, though mdadm leaves all of them set. The
+    /// members hear of it with the first page that is written.
+    pub fn begin_clean(&mut self) {
+        for chunk in self.bitmap.set_chunks().collect::<Vec<_>>() {
+            self.bitmap.clear(chunk);
+        }
+    }
+
     fn page_count(&self) -> u64 {
         self.bitmap.superblock.total_bytes().div_ceil(self.page_bytes)
     }

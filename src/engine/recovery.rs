@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -221,7 +222,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         self.persist().await?;
         self.watch_idle_bits();
-        Ok(())
+        // Not some seconds later: whoever leaves now and comes back would be filled as a whole.
+        self.clear_idle_bits(Duration::ZERO).await
     }
 
     pub(super) fn fill_window(&self) -> u64 {

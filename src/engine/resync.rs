@@ -11,6 +11,7 @@
 //!   array is idle the superblocks carry the checkpoint, and while it is active they say dirty from 0.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::array::{Array, sectors};
 use super::mirror::part_of;
@@ -60,7 +61,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.state.borrow_mut().resync = None;
         tracing::info!(array = self.name(), "resync ended");
         self.watch_idle_bits();
-        self.checkpoint_resync().await
+        self.checkpoint_resync().await?;
+        // Not some seconds later: whoever leaves now and comes back would be filled as a whole.
+        self.clear_idle_bits(Duration::ZERO).await
     }
 
     /// Makes rows agree that a failed write has torn. What still cannot be written is tried again later.

@@ -49,6 +49,8 @@ pub struct ArrayStatus {
     pub mismatched_sectors: u64,
     /// How long a member has for an operation.
     pub member_timeout: std::time::Duration,
+    /// Bytes a second of each member, below which clients do not push a sync action, and above which it does not go.
+    pub recovery_bytes_per_sec: std::ops::RangeInclusive<u64>,
     /// Rows are torn by a failed write and will be resynced at the next start.
     pub has_suspect_rows: bool,
 }
@@ -70,6 +72,8 @@ pub struct MemberStatus {
     pub corrected_sectors: u64,
     /// Sectors that it is known not to hold.
     pub bad_sectors: u64,
+    /// Where on the device its data begins.
+    pub data_offset: Sector,
 }
 
 /// A sync action under way, in bytes of each member (resync and scrub of copies: of the array).
@@ -129,6 +133,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             is_paused: self.sync.paused.get(),
             mismatched_sectors: self.mismatched_sectors(),
             member_timeout: self.deadlines.timeout(),
+            recovery_bytes_per_sec: self.sync.bytes_per_sec_min.get()..=self.sync.bytes_per_sec_max.get(),
             has_suspect_rows: !state.suspect.is_empty(),
         }
     }
@@ -175,5 +180,6 @@ fn member_status<D>(slot: Option<MemberSlot>, member: Option<&Member<D>>) -> Mem
         write_errors: member.map_or(0, |member| member.write_errors.get()),
         corrected_sectors: member.map_or(0, |member| member.corrected.get()),
         bad_sectors: member.map_or(0, |member| member.bad.borrow().count()),
+        data_offset: member.map_or(Sector::ZERO, |member| member.superblock.data_offset),
     }
 }

@@ -13,5 +13,6 @@ mod limits;
 mod load;
 mod members;
 mod mounted;
+mod recovery;
 mod restart;
 mod verify_fio;

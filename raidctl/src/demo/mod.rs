@@ -178,7 +178,8 @@ fn fail_under_load(
             std::thread::sleep(Duration::from_millis(1));
         }
         let from = Instant::now();
-        let result = daemon.control.fail(NAME, &victim.to_string_lossy());
+        let result =
+            daemon.control.change(NAME, "fail", &serde_json::json!({ "device": victim.to_string_lossy() }));
         let until = Instant::now();
         failing.store(false, Ordering::Relaxed);
         let written = writer.join().unwrap_or_else(|_| Err(failed("the writer panicked: please report it")));

@@ -1,0 +1,132 @@
+//! What of a running array can be tuned, and how people write it: `recovery_max=100M member_timeout=2s`.
+//!
+//! Invariants:
+//! - A setting that is not named stays as it is.
+//! - Every limit is checked here, with the same sentence for raidctl and for the server.
+
+use serde::{Deserialize, Serialize};
+
+use super::{parse_duration_ms, parse_size};
+
+/// The shortest time that a member may be given for an operation: less fails disks for a hiccup.
+pub const MEMBER_TIMEOUT_MS_MIN: u64 = 1000;
+/// The longest: clients wait so long for a disk that hangs.
+pub const MEMBER_TIMEOUT_MS_MAX: u64 = 600_000;
+
+/// Settings of an array; none: as it is, and in what is remembered: the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// Bytes a second of each member, below which clients do not push a sync action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_min: Option<u64>,
+    /// Bytes a second of each member, above which a sync action does not go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_max: Option<u64>,
+    /// Milliseconds that a member has for an operation before it counts as failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_timeout_ms: Option<u64>,
+}
+
+impl Tuning {
+    /// Settings as people write them: `KEY=VALUE` each. A key that is given twice counts the second time.
+    ///
+    /// # Errors
+    /// A line that says what is wrong with which of them.
+    pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Tuning, String> {
+        let mut tuning = Tuning::default();
+        for word in words {
+            let (key, value) = word
+                .split_once('=')
+                .ok_or_else(|| format!("setting {word:?} has no value: write it like recovery_max=100M"))?;
+            match key {
+                "recovery_min" => tuning.recovery_min = Some(speed(value)?),
+                "recovery_max" => tuning.recovery_max = Some(speed(value)?),
+                "member_timeout" => tuning.member_timeout_ms = Some(parse_duration_ms(value)?),
+                _ => {
+                    return Err(format!(
+                        "there is no setting {key:?}: choose recovery_min, recovery_max or member_timeout"
+                    ));
+                }
+            }
+        }
+        tuning.check()?;
+        Ok(tuning)
+    }
+
+    /// Refuses what is out of bounds. An error is one line for people.
+    pub fn check(&self) -> Result<(), String> {
+        if self.recovery_max == Some(0) {
+            return Err("recovery_max=0 would stop every recovery: use raidctl pause for that".to_owned());
+        }
+        if let (Some(min), Some(max)) = (self.recovery_min, self.recovery_max)
+            && min > max
+        {
+            return Err(format!(
+                "recovery_min is {min} bytes a second, more than recovery_max, {max}: lower it, or raise the other"
+            ));
+        }
+        if self
+            .member_timeout_ms
+            .is_some_and(|ms| !(MEMBER_TIMEOUT_MS_MIN..=MEMBER_TIMEOUT_MS_MAX).contains(&ms))
+        {
+            return Err("member_timeout is out of bounds: choose between 1s and 10m".to_owned());
+        }
+        Ok(())
+    }
+
+    /// These settings, and where they say nothing the others.
+    #[must_use]
+    pub fn or(self, other: Tuning) -> Tuning {
+        Tuning {
+            recovery_min: self.recovery_min.or(other.recovery_min),
+            recovery_max: self.recovery_max.or(other.recovery_max),
+            member_timeout_ms: self.member_timeout_ms.or(other.member_timeout_ms),
+        }
+    }
+}
+
+/// Bytes a second: `100M`, or `100M/s`.
+fn speed(text: &str) -> Result<u64, String> {
+    parse_size(text.strip_suffix("/s").unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_people_write_them() {
+        assert_eq!(
+            Tuning::parse(["recovery_min=1M", "recovery_max=200M/s", "member_timeout=1s"]),
+            Ok(Tuning {
+                recovery_min: Some(1 << 20),
+                recovery_max: Some(200 << 20),
+                member_timeout_ms: Some(1000)
+            })
+        );
+        assert_eq!(Tuning::parse(["member_timeout=10m"]).unwrap().member_timeout_ms, Some(600_000));
+        for (words, fragment) in [
+            (&["recovery_max"][..], "has no value"),
+            (&["recovery_max="], "size"),
+            (&["recovery_max=fast"], "size"),
+            (&["recovery_max=0"], "raidctl pause"),
+            (&["recovery_min=2M", "recovery_max=1M"], "more than"),
+            (&["member_timeout=999ms"], "between 1s and 10m"),
+            (&["member_timeout=11m"], "between 1s and 10m"),
+            (&["member_timeout=5"], "5s"),
+            (&["colour=red"], "recovery_min, recovery_max or member_timeout"),
+        ] {
+            let error = Tuning::parse(words.iter().copied()).unwrap_err();
+            assert!(error.contains(fragment) && !error.contains('\n'), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let old = Tuning::parse(["recovery_min=1M", "member_timeout=5s"]).unwrap();
+        let new = Tuning::parse(["member_timeout=2s"]).unwrap();
+        assert_eq!(new.or(old), Tuning::parse(["recovery_min=1M", "member_timeout=2s"]).unwrap());
+        assert_eq!(serde_json::to_string(&new).unwrap(), r#"{"member_timeout_ms":2000}"#);
+    }
+}
