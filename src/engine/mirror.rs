@@ -38,11 +38,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<Buf, IoError> {
         let len = buf.len();
         let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
-        let mut by_lines = false;
+        // Cut where errors are to be told apart: sectors.
+        let mut step = None;
         loop {
             let start = Sector(sectors(offset_bytes));
             let mut reads = Vec::new();
-            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64)), by_lines) {
+            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64)), step) {
                 let rest = buf.split_off(extent.len.bytes() as usize);
                 reads.push(self.read_extent(extent, buf, &avoid));
                 buf = rest;
@@ -53,11 +54,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             for loss in lost.into_iter().filter_map(Result::err) {
                 match loss.unreadable {
+                    Some((start, _))
+                        if step.is_none() && self.trust(&(start.0..start.0 + 1)) != Trust::Consistent =>
+                    {
+                        // Copies that may differ must not be mixed otherwise than a resync would.
+                        step = Some(sectors(self.block_bytes));
+                        avoid.clear();
+                        break;
+                    }
                     Some(unreadable) => avoid.push(unreadable),
-                    None if by_lines => return Err(loss.error),
+                    None if step.is_some() => return Err(loss.error),
                     // Copies that cannot be read in different places may still do for each other.
                     None => {
-                        by_lines = true;
+                        step = Some(LINE_SECTORS);
                         avoid.clear();
                         break;
                     }
@@ -70,7 +79,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The extents of a range, cut so that each copy of each is either wholly held or not.
-    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, by_lines: bool) -> Vec<Extent> {
+    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, step: Option<u64>) -> Vec<Extent> {
         let mut out = Vec::new();
         for extent in copies.extents(start, len) {
             let mut cuts: Vec<u64> = Vec::new();
@@ -79,8 +88,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 cuts.extend(self.cuts(&rows).into_iter().map(|cut| cut - rows.start));
             }
             cuts.extend([0, extent.len.0]);
-            if by_lines {
-                cuts.extend((0..extent.len.0).step_by(LINE_SECTORS as usize));
+            if let Some(step) = step {
+                cuts.extend((0..extent.len.0).step_by(step as usize));
             }
             cuts.sort_unstable();
             cuts.dedup();

@@ -225,8 +225,17 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let len = (extent.len.0 * SECTOR_BYTES) as usize;
         let bufs = self.memory.scratch.alloc_all(&vec![len; extent.copies.len()]).await;
         let copies = self.read_all_copies(extent, bufs).await;
-        if copies.is_empty() {
-            return Ok(0);
+        let Some((_, _, first)) = copies.first() else { return Ok(0) };
+        let block = sectors(self.block_bytes);
+        if first.is_err() && extent.len.0 > block {
+            // Block by block: what can be read of the first copy is the truth, and has been served as such.
+            drop(copies);
+            let mut mismatched = 0;
+            for at in (0..extent.len.0).step_by(block as usize) {
+                let part = part_of(extent, at..extent.len.0.min(at + block));
+                mismatched += Box::pin(self.resync_extent(&part)).await?;
+            }
+            return Ok(mismatched);
         }
         // The first that can be read is the truth. One that cannot be read is written, which may mend it.
         let mut truth = None;
