@@ -33,7 +33,7 @@ use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
-use crate::md::{Features, Role, Superblock, format_uuid};
+use crate::md::{Bitmap, Features, Role, Superblock, format_uuid};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
 /// What the operator wants of an assembly.
@@ -85,10 +85,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
 
     let deadlines = Deadlines::new(runtime);
     let intent = found[seating.freshest].bitmap.take();
-    let intent = intent.map(|bitmap| {
-        let stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
-        RefCell::new(Intent::new(bitmap, stale, block_bytes))
-    });
+    let intent = intent.map(|bitmap| intent_of(bitmap, &truth, &geometry, block_bytes)).transpose()?;
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");
@@ -104,8 +101,17 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
+<<<<<<< HEAD
     if start.torn {
         distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
+=======
+    if start.resync.is_some() || truth.resync_offset != Sector::MAX {
+        // Where it was being written, a replacement may differ from its original. A resync compares originals only.
+        for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
+            replacement.state.set(MemberState::Replacing(Sector::ZERO));
+            replacement.checkpoint.set(Sector::ZERO);
+        }
+>>>>>>> main
     }
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
@@ -154,6 +160,36 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     }))
 }
 
+/// The bitmap as it is to be kept up. One that does not cover the array is begun anew, if there is room.
+fn intent_of(
+    mut bitmap: Bitmap,
+    truth: &Superblock,
+    geometry: &Geometry,
+    block_bytes: u64,
+) -> Result<RefCell<Intent>, Refusal> {
+    let mut stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
+    let rows = match geometry {
+        Geometry::Parity(_) => geometry.used_member_sectors(),
+        Geometry::Copies(copies) => copies.array_sectors(),
+    };
+    if bitmap.superblock.sync_size < rows {
+        let mut superblock = bitmap.superblock.clone();
+        superblock.sync_size = rows;
+        let room = truth.bitmap_room().unwrap_or(Sector::ZERO);
+        if superblock.total_bytes().next_multiple_of(block_bytes) > room.bytes() {
+            return Err(Refusal::BadSet(format!(
+                "{}: its write-intent bitmap covers {} of {rows} sectors, and there is no room for more; mdadm --grow \
+                 --bitmap=none removes it",
+                truth.name(),
+                superblock.sync_size
+            )));
+        }
+        bitmap = Bitmap::new(superblock, true);
+        stale = true;
+    }
+    Ok(RefCell::new(Intent::new(bitmap, stale, block_bytes)))
+}
+
 fn member<D: Device>(
     found: Found<D>,
     slot: Option<MemberSlot>,
@@ -179,10 +215,12 @@ fn member<D: Device>(
         slot: Cell::new(slot),
         state: Cell::new(state),
         checkpoint: Cell::new(whole),
+        filled: Cell::new(false),
         guided: Cell::new(superblock.feature_map.contains(Features::RECOVERY_BITMAP) && slot.is_some()),
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
         log_is_due: Cell::new(false),
+        log_shrinks: Cell::new(false),
         log_is_used: Cell::new(superblock.feature_map.contains(Features::BAD_BLOCKS)),
         read_errors: Cell::new(0),
         write_errors: Cell::new(0),
@@ -368,7 +406,12 @@ fn is_continued(superblocks: &[&Superblock], index: usize, truth: &Superblock) -
     while let Some(&at) = known.get(next) {
         next += 1;
         let one = superblocks[at];
-        if !is_stale(one, truth) && !lists_as_out(truth, one) {
+        // Whoever was with it then and is with the freshest now need not be here: both tables tell.
+        let in_both = |(number, role): (usize, &Role)| {
+            let other = number as u32 != one.dev_number;
+            other && role.slot().is_some() && truth.role_of(number as u32) == *role
+        };
+        if one.dev_roles.iter().enumerate().any(in_both) {
             return true;
         }
         for other in 0..superblocks.len() {

@@ -4,7 +4,8 @@
 //! Invariants (law 1):
 //! - A log is durable before a superblock says that it is in use, and before anybody hears of a success that a range in
 //!   it stands for: a change counts as wanted, and `persist` writes it.
-//! - A range leaves the log when a write has covered it, by the same way.
+//! - A range leaves the log when a write has covered it, by the same way, and only after a flush of the member: what the
+//!   log calls good must not go back to what it was in a power cut.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -62,6 +63,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return; // A hole in a range takes one more entry than there is; it stays bad as a whole.
         }
         *member.bad.borrow_mut() = bad;
+        member.log_shrinks.set(true);
         member.log_is_due.set(true);
         self.state.borrow_mut().wanted += 1;
     }
@@ -79,6 +81,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     async fn write_log(&self, member: &Member<D>) -> Result<(), IoError> {
+        if member.log_shrinks.replace(false)
+            && let Err(error) = member.flush().await
+        {
+            member.log_shrinks.set(true);
+            return Err(error);
+        }
         let bytes =
             member.encode_log(&member.bad.borrow(), self.block_bytes).expect("recorded because it fits");
         let is_used = !member.bad.borrow().is_empty();

@@ -129,6 +129,15 @@ impl Intent {
         self.chunks_of(rows).any(|chunk| self.bitmap.is_set(chunk))
     }
 
+    /// The first row from here on whose bit is set.
+    pub fn next_marked(&self, row: u64) -> Option<u64> {
+        if row >= self.bitmap.superblock.sync_size.0 {
+            return None;
+        }
+        let chunk = self.bitmap.next_set(self.bitmap.chunk_of(Sector(row)))?;
+        Some(self.rows_of(chunk).start.max(row))
+    }
+
     /// All rows whose bit is set.
     pub fn marked(&self) -> RowSet {
         let ranges = self.bitmap.set_ranges();
@@ -325,7 +334,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         // Only what nobody has touched since before the flush.
         let events = self.state.borrow().events;
         let still = self.clearable(intent, before);
-        let unchanged: Vec<_> = idle.into_iter().filter(|chunk| still.contains(chunk)).collect();
+        let is_unchanged = |(chunk, used): &(u64, Use)| {
+            still.binary_search_by_key(chunk, |(chunk, _)| *chunk).is_ok_and(|at| still[at].1 == *used)
+        };
+        let unchanged: Vec<_> = idle.into_iter().filter(is_unchanged).collect();
         intent.borrow_mut().clear(&unchanged, events);
         self.write_intent().await
     }

@@ -117,12 +117,10 @@ impl<D: Device> Found<D> {
         if bitmap.uuid != superblock.set_uuid {
             return Err(self.refuse("its write-intent bitmap is another array's"));
         }
-        // It ends before the data, and before the bad-block log where that lies behind it.
         let start = superblock.bitmap_sector().expect("read just now");
-        let ends = [Some(superblock.data_offset), superblock.bad_blocks_sector(), Some(Sector(8))];
-        let end = ends.into_iter().flatten().filter(|end| *end > start).min().unwrap_or(start);
+        let room = superblock.bitmap_room().unwrap_or(Sector::ZERO);
         let len = bitmap.total_bytes().div_ceil(SECTOR_BYTES);
-        if start.0.checked_add(len).is_none_or(|stop| stop > end.0) {
+        if len > room.0 {
             return Err(self.refuse("its write-intent bitmap is larger than the room there is for it"));
         }
         let bytes = self.metadata(pool, Some(start), len, "write-intent bitmap").await?;

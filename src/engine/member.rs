@@ -43,6 +43,8 @@ pub(super) struct Member<D> {
     pub state: Cell<MemberState>,
     /// While it is being filled: what its superblock may say is right, because a flush has covered it.
     pub checkpoint: Cell<Sector>,
+    /// It has been filled, flushed, and its superblock is to say so, before anybody counts on it.
+    pub filled: Cell<bool>,
     /// It was here before: only what the write-intent bitmap tells is filled.
     pub guided: Cell<bool>,
     /// Rows it is known not to hold, from its bad-block log; sectors of the data area.
@@ -51,6 +53,8 @@ pub(super) struct Member<D> {
     pub replayed: RefCell<BTreeMap<u64, [u8; SECTOR_BYTES as usize]>>,
     /// The log on the device does not say so yet.
     pub log_is_due: Cell<bool>,
+    /// Ranges have been written since the log called them bad.
+    pub log_shrinks: Cell<bool>,
     /// The log on the device says something; what the superblock may tell of it.
     pub log_is_used: Cell<bool>,
     pub read_errors: Cell<u64>,

@@ -9,6 +9,7 @@
 //!   that it had.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::array::{Array, Busy};
@@ -23,7 +24,7 @@ use crate::io::{Device, Fua, IoError, Runtime};
 use crate::layout::Level;
 use crate::md::superblock::DEV_ROLES_MAX;
 use crate::md::{Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock};
-use crate::units::{EventCount, MemberSlot, Sector};
+use crate::units::{EventCount, MemberSlot, SECTOR_BYTES, Sector};
 
 /// What is cleared at the start of a new member: boot sector, partition table, filesystems' superblocks.
 const HEAD_BYTES: u64 = 4096;
@@ -36,7 +37,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         match member.state.get() {
             MemberState::Faulty => return Ok(()),
             MemberState::InSync
-                if !self.can_fail(member.slot.get().expect("a member in sync has a slot")) =>
+                if !self.can_do_without(member.slot.get().expect("a member in sync has a slot")) =>
             {
                 return Err(Refusal::NotNow(self.why_not_fail(label)));
             }
@@ -101,9 +102,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     fn is_fit(&self, spare: &Member<D>) -> bool {
         let superblock = &spare.superblock;
         let bitmap = self.intent.as_ref().map_or(0, |intent| intent.borrow().total_bytes());
-        let end = superblock.bitmap_sector().map_or(u64::MAX, |at| at.bytes() + bitmap);
         let has_bitmap = superblock.feature_map.contains(Features::BITMAP) == self.has_bitmap();
-        let room = bitmap == 0 || end <= superblock.data_offset.bytes();
+        let room = bitmap == 0 || superblock.bitmap_room().is_some_and(|room| room.bytes() >= bitmap);
         spare.state.get() == MemberState::Spare
             && superblock.data_size.0 >= self.used_sectors()
             && has_bitmap
@@ -175,7 +175,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let label = found.label.clone();
         let member = Rc::new(self.member_of(found.device, found.label, found.superblock));
         member.log_is_used.set(!found.bad.is_empty());
-        *member.bad.borrow_mut() = found.bad.into_iter().collect();
+        let block = self.block_bytes / SECTOR_BYTES;
+        let whole = |bad: &Range<u64>| bad.start - bad.start % block..bad.end.next_multiple_of(block);
+        *member.bad.borrow_mut() = found.bad.iter().map(whole).collect();
         {
             let _bitmap = self.bitmap_lane.lock(0..1).await;
             self.write_whole_bitmap(&member).await.map_err(|error| Refusal::WriteFailed {
@@ -234,6 +236,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return refuse("it has been used without this array since".into());
         }
         let roster = self.roster.borrow();
+        let knows =
+            |member: &Rc<Member<D>>| superblock.role_of(member.superblock.dev_number).slot().is_some();
+        if !roster.seated().any(|member| member.in_sync() && knows(member)) {
+            return refuse("it has gone on without all who are here now".into());
+        }
         if !roster.vacant().contains(&slot) {
             return refuse(format!("its slot, {slot}, has another member"));
         }
@@ -242,6 +249,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         drop(roster);
         self.check_device(&found.device, &found.label, superblock.data_offset)?;
+        let block = self.block_bytes;
+        let places = [Some(superblock.data_offset), superblock.bitmap_sector()];
+        if !places.iter().flatten().all(|place| place.bytes().is_multiple_of(block))
+            || superblock.bitmap_room().is_none_or(|room| room.bytes() < intent.borrow().total_bytes())
+        {
+            return refuse("its superblock has no room for the array's bitmap, or other blocks".into());
+        }
         Ok(slot)
     }
 
@@ -258,6 +272,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let seat = self.roster.borrow().seats[slot.index()].replacement.is_none();
             seat.then_some(slot)
         };
+        if !self.is_fit(&spare) {
+            return Err(Refusal::NotNow(format!(
+                "{new} is too small, or was made for another array; add it anew"
+            )));
+        }
         if !self.keeps_redundancy() {
             return Err(Refusal::NotNow(format!(
                 "{}: raid0 takes no spares; copy its members instead",
@@ -411,10 +430,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             slot: Cell::new(None),
             state: Cell::new(MemberState::Spare),
             checkpoint: Cell::new(Sector::ZERO),
+            filled: Cell::new(false),
             guided: Cell::new(false),
             bad: RefCell::default(),
             replayed: RefCell::default(),
             log_is_due: Cell::new(false),
+            log_shrinks: Cell::new(false),
             log_is_used: Cell::new(false),
             read_errors: Cell::new(0),
             write_errors: Cell::new(0),

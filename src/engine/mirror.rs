@@ -9,10 +9,14 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
+<<<<<<< HEAD
 use super::member::Member;
 use super::mutant::{self, Mutant};
+=======
+use super::member::{Member, MemberState};
+>>>>>>> main
 use super::plan::Trust;
-use super::stripe::{OUT_OF_REACH, square_edges};
+use super::stripe::{LINE_SECTORS, OUT_OF_REACH, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::{Copies, Extent, Geometry};
 use crate::units::{MemberSlot, Sector};
@@ -38,10 +42,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<Buf, IoError> {
         let len = buf.len();
         let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
+        let mut by_lines = false;
         loop {
             let start = Sector(sectors(offset_bytes));
             let mut reads = Vec::new();
-            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64))) {
+            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64)), by_lines) {
                 let rest = buf.split_off(extent.len.bytes() as usize);
                 reads.push(self.read_extent(extent, buf, &avoid));
                 buf = rest;
@@ -51,7 +56,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 return Ok(pieces.into_iter().flatten().reduce(Buf::join).expect("a read has a piece"));
             }
             for loss in lost.into_iter().filter_map(Result::err) {
-                avoid.push(loss.unreadable.ok_or(loss.error)?);
+                match loss.unreadable {
+                    Some(unreadable) => avoid.push(unreadable),
+                    None if by_lines => return Err(loss.error),
+                    // Copies that cannot be read in different places may still do for each other.
+                    None => {
+                        by_lines = true;
+                        avoid.clear();
+                        break;
+                    }
+                }
             }
             // A buffer that was lost to an error may be anybody's; begin anew, with nothing else in hand.
             drop(pieces);
@@ -60,7 +74,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The extents of a range, cut so that each copy of each is either wholly held or not.
-    pub(super) fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector) -> Vec<Extent> {
+    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, by_lines: bool) -> Vec<Extent> {
         let mut out = Vec::new();
         for extent in copies.extents(start, len) {
             let mut cuts: Vec<u64> = Vec::new();
@@ -69,6 +83,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 cuts.extend(self.cuts(&rows).into_iter().map(|cut| cut - rows.start));
             }
             cuts.extend([0, extent.len.0]);
+            if by_lines {
+                cuts.extend((0..extent.len.0).step_by(LINE_SECTORS as usize));
+            }
             cuts.sort_unstable();
             cuts.dedup();
             out.extend(cuts.windows(2).map(|cut| part_of(&extent, cut[0]..cut[1])));
@@ -177,9 +194,17 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 _ if !member.takes_writes() => {} // It has failed already.
                 Some(_) if member.in_sync() && !error.blames_media() => torn = Some(error),
                 Some(slot)
-                    if self.can_spare(slot, rows, kept, consistent)
-                        && error.kind == IoErrorKind::Media
+                    if error.kind == IoErrorKind::Media
+                        && !matches!(member.state.get(), MemberState::Replacing(_))
+                        && self.can_spare(slot, rows, kept, consistent)
                         && self.record_bad(&member, &own) => {}
+                Some(slot)
+                    if member.in_sync() && self.can_fail(slot) && !self.can_spare(slot, rows, kept, true) =>
+                {
+                    // Others do not hold these very rows: what was written is lost, whoever is to blame.
+                    torn = Some(error);
+                    self.note_absence(&member, &error);
+                }
                 Some(slot) if member.in_sync() && !self.can_fail(slot) => torn = Some(error),
                 _ => self.fail_member(&member, "a write to it failed"),
             }
@@ -187,9 +212,22 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut state = self.state.borrow_mut();
         match torn {
             Some(error) => {
+<<<<<<< HEAD
                 // Some members have it and some do not, and none of them is out: the rows disagree until written again.
                 if self.keeps_redundancy() && !mutant::is(Mutant::ForgetSuspects) {
+=======
+                // Some members have it and some do not, and none of them is out: the rows disagree until they are
+                // written again, or resynced.
+                if self.keeps_redundancy() {
+>>>>>>> main
                     state.suspect.insert(rows.clone());
+                }
+                drop(state);
+                if error.kind == IoErrorKind::Timeout {
+                    // It may land at any time, also on what would be written there later.
+                    self.stop_writing("a write to the last usable copy has not ended in time");
+                } else {
+                    self.kick_later();
                 }
                 Err(error)
             }

@@ -124,7 +124,11 @@ pub(super) fn write(situation: &Situation) -> Result<WritePlan, OutOfReach> {
     }
     let candidates = [reconstruct(situation), modify(situation), recover(situation)];
     // The first of the cheapest: reconstruct-write leaves consistent rows whatever they were before.
-    candidates.into_iter().flatten().min_by_key(|plan| plan.reads.len()).ok_or(OutOfReach)
+    let cheapest = candidates.into_iter().flatten().min_by_key(|plan| plan.reads.len());
+    // Parity that is still to be filled is worth nothing yet: it may wait until the data can be read again.
+    let spared = || WritePlan { method: Method::DataOnly, reads: Vec::new() };
+    let may_spare = !carried_by_parity && situation.parities().all(|(_, cell)| !cell.readable);
+    cheapest.or_else(|| may_spare.then(spared)).ok_or(OutOfReach)
 }
 
 fn reconstruct(situation: &Situation) -> Option<WritePlan> {

@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Poll;
 
 use futures_util::future::join_all;
 
@@ -25,7 +26,7 @@ use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::{self, OutOfReach, Place};
 use super::solve;
-use super::stripe::OUT_OF_REACH;
+use super::stripe::{LINE_SECTORS, OUT_OF_REACH};
 use super::sync::SyncAction;
 use crate::io::{Buf, Device, Fua, IoError, Runtime};
 use crate::layout::{Copies, Geometry, Place as MemberPlace, Stripe};
@@ -33,6 +34,9 @@ use crate::units::{MemberSlot, Sector, StripeIndex};
 
 /// Windows of a recovery that are worked on at the same time.
 const WINDOWS_IN_FLIGHT: usize = 4;
+
+/// Windows of a recovery by the bitmap that are passed over before somebody else has a turn.
+const SKIPPED_WINDOWS: u64 = 256;
 
 /// A recovery's way through the rows.
 struct Pass<D> {
@@ -60,9 +64,6 @@ impl<D> Pass<D> {
         out
     }
 }
-
-/// What is given up where redundancy does not reach, in sectors; md's unit.
-const LINE_SECTORS: u64 = 8;
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Sectors of a member that the array uses.
@@ -111,6 +112,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if start >= pass.end {
                 return;
             }
+            let skip = self.skip_unmarked(start, pass);
+            if skip > start {
+                pass.next.set(skip);
+                for rows in pass.complete(start..skip) {
+                    self.advance(&rows, &pass.members);
+                }
+                yield_now().await;
+                continue;
+            }
             let rows = start..pass.end.min(start + step);
             pass.next.set(rows.end);
             let began = self.runtime.now();
@@ -147,6 +157,34 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
+    /// Where the next row lies that anybody here may have missed.
+    fn skip_unmarked(&self, start: u64, pass: &Pass<D>) -> u64 {
+        let Some(intent) =
+            self.intent.as_ref().filter(|_| pass.members.iter().all(|member| member.guided.get()))
+        else {
+            return start;
+        };
+        let is_marked = |rows: Range<u64>| intent.borrow().is_marked(&rows);
+        match &self.geometry {
+            Geometry::Copies(copies) if copies.chunk().is_some() => {
+                // Not in the order of the array: step by step, but not for too long at once.
+                let step = self.fill_window();
+                let mut at = start;
+                while at < pass.end && at - start < SKIPPED_WINDOWS * step {
+                    let rows = at..pass.end.min(at + step);
+                    let slots = pass.members.iter().filter_map(|member| member.slot.get());
+                    let mut pieces = slots.flat_map(|slot| self.copy_pieces(copies, slot, &rows));
+                    if pieces.any(|(_, array)| is_marked(array)) {
+                        break;
+                    }
+                    at = rows.end;
+                }
+                at
+            }
+            _ => intent.borrow().next_marked(start).map_or(pass.end, |row| row.clamp(start, pass.end)),
+        }
+    }
+
     async fn checkpoint_recovery(&self) -> Result<(), IoError> {
         if mutant::is(Mutant::CheckpointAheadOfFlush) {
             let filling = self.filling();
@@ -158,20 +196,30 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.persist().await
     }
 
-    /// Those who hold everything now are in sync, once that is durable.
+    /// Those who hold everything now are in sync. First their own superblocks say that they are whole, durably, and only
+    /// then does anybody count on it: a generation in which the original of a replacement, or somebody else, is faulty
+    /// may reach the others and not them.
     async fn complete_filled(&self, end: u64) -> Result<(), IoError> {
         let whole = |(member, cursor): (Rc<Member<D>>, Sector)| (cursor.0 >= end).then_some(member);
         let filled: Vec<_> = self.filling().into_iter().filter_map(whole).collect();
+<<<<<<< HEAD
         if !mutant::is(Mutant::InSyncWithoutFlush) {
             self.flush_members().await?;
         }
         for member in filled {
             // One that has failed during the flush has no slot any more.
             let Some(slot) = member.slot.get() else { continue };
+=======
+        self.flush_members().await?;
+        filled.iter().for_each(|member| member.filled.set(true));
+        self.state.borrow_mut().wanted += 1;
+        self.persist().await?;
+        for member in filled {
+            let Some(slot) = member.slot.get() else { continue }; // It failed meanwhile.
+>>>>>>> main
             match member.state.get() {
                 MemberState::Recovering(_) => member.state.set(MemberState::InSync),
                 MemberState::Replacing(_) => self.roster.borrow_mut().complete_replacement(slot),
-                // It failed meanwhile.
                 MemberState::InSync | MemberState::Spare | MemberState::Faulty => continue,
             }
             member.guided.set(false);
@@ -230,21 +278,31 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let slots: Vec<_> = targets.iter().filter_map(|member| member.slot.get()).collect();
         match self.work_out(stripe, rows, &slots, Vec::new()).await {
             Ok(cells) => self.write_filled(rows, targets, cells).await,
-            Err(_) if rows.end - rows.start > LINE_SECTORS => {
-                // Line by line, so that no more is given up than must be.
-                let mut at = rows.start;
-                while at < rows.end {
-                    let line = at..rows.end.min((at / LINE_SECTORS + 1) * LINE_SECTORS);
-                    at = line.end;
-                    match self.work_out(stripe, &line, &slots, Vec::new()).await {
-                        Ok(cells) => self.write_filled(&line, targets, cells).await?,
-                        Err(error) => self.give_up(targets, &line, error)?,
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => self.give_up(targets, rows, error),
+            Err(_) => self.fill_lines(stripe, rows, targets).await,
         }
+    }
+
+    /// Line by line, and each member for itself, so that no more is given up than must be. The rows are locked.
+    async fn fill_lines(
+        &self,
+        stripe: &Stripe,
+        rows: &Range<u64>,
+        targets: &[Rc<Member<D>>],
+    ) -> Result<(), IoError> {
+        let mut at = rows.start;
+        while at < rows.end {
+            let line = at..rows.end.min((at / LINE_SECTORS + 1) * LINE_SECTORS);
+            at = line.end;
+            for target in targets {
+                let Some(slot) = target.slot.get() else { continue };
+                let target = std::slice::from_ref(target);
+                match self.work_out(stripe, &line, &[slot], Vec::new()).await {
+                    Ok(cells) => self.write_filled(&line, target, cells).await?,
+                    Err(error) => self.give_up(target, &line, error)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// These rows are out of reach: the members that should hold them do not.
@@ -332,7 +390,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         member: &Rc<Member<D>>,
         rows: &Range<u64>,
     ) -> Result<bool, IoError> {
-        let slot = member.slot.get().expect("a member that is filled has a slot");
+        let Some(slot) = member.slot.get() else { return Ok(false) }; // It has failed.
         let mut moved = false;
         for (sector, array) in self.copy_pieces(copies, slot, rows) {
             if !member.takes_writes() {
@@ -419,6 +477,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         Err(last)
     }
+}
+
+/// Lets others have a turn.
+async fn yield_now() {
+    let mut is_first = true;
+    std::future::poll_fn(|context| {
+        if !std::mem::replace(&mut is_first, false) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What a slot is to a stripe.

@@ -19,12 +19,10 @@ use std::time::Duration;
 use super::array::Array;
 use super::member::Member;
 use super::plan::Trust;
+use super::stripe::LINE_SECTORS;
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::Geometry;
 use crate::units::{MemberSlot, Sector, StripeIndex};
-
-/// The unit of mending; md's.
-const LINE_SECTORS: u64 = 8;
 
 /// Ranges that wait to be mended; what comes on top is met again when it is read again.
 const QUEUE_MAX: usize = 64;
@@ -206,7 +204,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         member.corrected.set(member.corrected.get() + rows.end - rows.start);
         tracing::warn!(array = self.name(), member = member.label, ?rows, "read error corrected");
-        if member.corrections.borrow_mut().note(self.runtime.now()) && self.can_fail(slot) {
+        if member.corrections.borrow_mut().note(self.runtime.now()) && self.can_do_without(slot) {
             self.fail_member(member, "too many read errors had to be corrected");
         }
     }

@@ -63,6 +63,24 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.checkpoint_resync().await
     }
 
+    /// Makes rows agree that a failed write has torn. What still cannot be written is tried again later.
+    pub(super) async fn resync_suspects(&self) -> Result<(), IoError> {
+        let mut from = 0;
+        while self.goes_on() {
+            let next = self.state.borrow().suspect.next_from(from);
+            let Some(rows) = next else { return Ok(()) };
+            let rows = rows.start..rows.end.min(rows.start + self.fill_window());
+            from = rows.end;
+            let _rows = self.locks.lock(rows.clone()).await;
+            let _marked = self.mark(&rows).await?;
+            self.resync_rows(&rows).await?;
+            if self.state.borrow().suspect.overlaps(&rows) {
+                self.kick_later();
+            }
+        }
+        Ok(())
+    }
+
     async fn write_resync_checkpoint(&self) -> Result<(), IoError> {
         let cursor = self.state.borrow().resync.as_ref().map(Resync::cursor);
         if !mutant::is(Mutant::CheckpointAheadOfFlush) {

@@ -22,13 +22,12 @@ use super::mirror::part_of;
 use super::plan::{Place, Trust};
 use super::recovery::place_of;
 use super::solve::{self, Band};
-use super::stripe::{OUT_OF_REACH, slot_of};
+use super::stripe::{LINE_SECTORS, OUT_OF_REACH, slot_of};
 use super::sync::SyncAction;
 use crate::io::{Buf, Device, Fua, IoError, Runtime, Slice};
 use crate::layout::{Copies, Extent, Geometry, Stripe};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector, StripeIndex};
 
-const LINE_SECTORS: u64 = 8;
 const LINE_BYTES: usize = (LINE_SECTORS * SECTOR_BYTES) as usize;
 
 /// What md compares copies in.
@@ -296,6 +295,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let result = member.write(sector, vec![data], Fua::No).await;
             (member, own, result)
         });
+        // Whoever is away must hear of it when it returns.
+        let _marked = self.mark(rows).await?;
         let written = futures_util::future::join_all(writes).await;
         self.settle(rows, written, true)?;
         self.persist().await?;

@@ -135,6 +135,39 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.geometry.survives(&self.present(Some(slot)))
     }
 
+    /// Whether nothing at all would be lost without this member, not even where others have bad ranges: for members that
+    /// are failed although they could go on.
+    pub(super) fn can_do_without(&self, slot: MemberSlot) -> bool {
+        self.can_fail(slot)
+            && self.slots().filter(|&other| other != slot).all(|other| self.covers_bad(other, slot))
+    }
+
+    /// Whether what a member is known not to hold is there without this other one.
+    fn covers_bad(&self, other: MemberSlot, without: MemberSlot) -> bool {
+        let Some(member) = self.in_sync(other) else { return true };
+        let bad: Vec<Range<u64>> = member.bad.borrow().ranges().collect();
+        let holds =
+            |slot: MemberSlot, rows: &Range<u64>| slot != without && self.reader(slot, rows).is_some();
+        bad.into_iter().all(|rows| match &self.geometry {
+            Geometry::Parity(_) => {
+                let present: Vec<_> = self.slots().map(|slot| holds(slot, &rows)).collect();
+                self.geometry.survives(&present)
+            }
+            Geometry::Copies(copies) => {
+                self.copy_pieces(copies, other, &rows).into_iter().all(|(_, array)| {
+                    let mut extents = copies.extents(Sector(array.start), Sector(array.end - array.start));
+                    extents.all(|extent| {
+                        let len = extent.len.0;
+                        extent
+                            .copies
+                            .iter()
+                            .any(|place| holds(place.slot, &(place.sector.0..place.sector.0 + len)))
+                    })
+                })
+            }
+        })
+    }
+
     /// Takes a member out of service. Only decides; `persist` makes it durable, and nothing is acknowledged before.
     pub(super) fn fail_member(&self, member: &Member<D>, why: &str) {
         let slot = member.slot.get();

@@ -22,6 +22,9 @@ use crate::units::{MemberSlot, Sector};
 pub(super) const OUT_OF_REACH: IoError =
     IoError::new(IoErrorKind::Media, "too many members are missing or unreadable there");
 
+/// What is given up where redundancy does not reach, in sectors; md's unit.
+pub(super) const LINE_SECTORS: u64 = 8;
+
 /// A part of one data chunk.
 struct Piece {
     stripe: Stripe,
@@ -141,7 +144,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         while !rest.is_empty() {
             let tail = rest.split_off(window.min(rest.len()));
             let end = first + sectors(rest.len() as u64);
-            self.reconstruct(stripe, data, first..end, &mut rest, &mut avoid).await?;
+            let mut worked = self.reconstruct(stripe, data, first..end, &mut rest, &mut avoid).await;
+            if worked.is_err() && end - first > LINE_SECTORS {
+                // Members that cannot be read in different places may still do for each other.
+                worked = self.read_lines(stripe, data, first..end, &mut rest).await;
+            }
+            worked?;
             done = Some(match done {
                 None => rest,
                 Some(head) => head.join(rest),
@@ -151,18 +159,49 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         Ok(done.expect("a read is not empty"))
     }
 
+    /// Reads one data chunk's rows line by line, each from its member or else from the rest of the stripe.
+    async fn read_lines(
+        &self,
+        stripe: &Stripe,
+        data: usize,
+        rows: Range<u64>,
+        out: &mut Buf,
+    ) -> Result<(), IoError> {
+        let slot = stripe.data[data];
+        let mut at = rows.start;
+        while at < rows.end {
+            let line = at..rows.end.min((at / LINE_SECTORS + 1) * LINE_SECTORS);
+            at = line.end;
+            let place = Sector(line.start - rows.start).bytes() as usize;
+            let out = &mut out[place..place + Sector(line.end - line.start).bytes() as usize];
+            if let Some(member) = self.reader(slot, &line) {
+                let buf = self.memory.scratch.alloc(out.len()).await;
+                if let Ok(old) = self.read_member(&member, Sector(line.start), buf).await {
+                    out.copy_from_slice(&old);
+                    continue;
+                }
+            }
+            self.reconstruct(stripe, data, line, out, &mut vec![slot]).await?;
+        }
+        Ok(())
+    }
+
     /// Works out one data chunk's rows from the rest of the stripe.
     async fn reconstruct(
         &self,
         stripe: &Stripe,
         data: usize,
         rows: Range<u64>,
-        out: &mut Buf,
+        out: &mut [u8],
         avoid: &mut Vec<MemberSlot>,
     ) -> Result<(), IoError> {
         loop {
             let situation = self.situation(stripe, &rows, &[], avoid);
-            assert!(!situation.data[data].readable, "what can be read is not worked out");
+            if situation.data[data].readable {
+                // It has just been filled, but what to do with these rows has been decided.
+                avoid.push(stripe.data[data]);
+                continue;
+            }
             let reads = plan::read(&situation).map_err(|OutOfReach| OUT_OF_REACH)?;
             let lost: Vec<_> = situation.lost().collect();
             let mut band = self.band(stripe, &rows, reads.len() + lost.len()).await;
@@ -327,7 +366,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut avoid = Vec::new();
         loop {
             let situation = self.situation(stripe, &rows, &is_new, &avoid);
-            let plan = plan::write(&situation).map_err(|OutOfReach| OUT_OF_REACH)?;
+            let plan = match plan::write(&situation) {
+                Ok(plan) => plan,
+                // Members that cannot be read in different places may still do for each other.
+                Err(OutOfReach) if rows.end - rows.start > LINE_SECTORS => {
+                    return self.write_lines(stripe, rows, new, fua).await;
+                }
+                Err(OutOfReach) => return Err(OUT_OF_REACH),
+            };
             let lost: Vec<_> = match plan.method {
                 Method::Recover => situation.lost().collect(),
                 _ => Vec::new(),
@@ -352,6 +398,27 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let consistent = plan.method != Method::DataOnly;
             return self.write_cells(stripe, rows, new, band, writable, consistent, fua).await;
         }
+    }
+
+    /// Writes a band line by line.
+    async fn write_lines(
+        &self,
+        stripe: &Stripe,
+        rows: Range<u64>,
+        new: &[Option<Slice>],
+        fua: Fua,
+    ) -> Result<(), IoError> {
+        let mut outcome = Ok(());
+        let mut at = rows.start;
+        while at < rows.end {
+            let line = at..rows.end.min((at / LINE_SECTORS + 1) * LINE_SECTORS);
+            at = line.end;
+            let bytes = |sector: u64| Sector(sector - rows.start).bytes() as usize;
+            let cut = |slice: &Slice| slice.slice(bytes(line.start)..bytes(line.end));
+            let part: Vec<_> = new.iter().map(|slice| slice.as_ref().map(cut)).collect();
+            outcome = Box::pin(self.write_band(stripe, line.clone(), &part, fua)).await.and(outcome);
+        }
+        outcome
     }
 
     /// Writes a band's new data and parity to every member that is still there, and settles what comes of it.

@@ -183,6 +183,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         superblock.dev_roles = self.roles(superblock.dev_roles.len());
         superblock.corrected_reads = member.corrected.get().try_into().unwrap_or(u32::MAX);
         let filling = match member.state.get() {
+            MemberState::Recovering(_) if member.filled.get() => Features::NONE,
+            MemberState::Replacing(_) if member.filled.get() => Features::REPLACEMENT,
             MemberState::Recovering(_) if member.guided.get() => {
                 Features(Features::RECOVERY_OFFSET.0 | Features::RECOVERY_BITMAP.0)
             }
@@ -195,7 +197,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             Features(superblock.feature_map.0 & !Features::OF_ONE_MEMBER.0 | filling.0 | bad.0);
         // A recovery that the bitmap guides begins anew: what has been filled is no prefix.
         let filled = if member.guided.get() { Sector::ZERO } else { member.checkpoint.get() };
-        superblock.recovery_offset = if filling == Features::NONE { Sector::MAX } else { filled };
+        superblock.recovery_offset =
+            if filling.contains(Features::RECOVERY_OFFSET) { filled } else { Sector::MAX };
         superblock
     }
 

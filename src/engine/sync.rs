@@ -1,6 +1,6 @@
 //! What an array does on its own, beside its clients: one task that brings it back to what it should be.
 //!
-//! In this order: record failures that no write has recorded, resync, give vacant slots to spares, recovery, scrub. The
+//! In this order: record failures that no write has recorded, resync (also what failed writes have torn), give vacant slots to spares, recovery, scrub. The
 //! task runs while there is something to do and is started again (`kick`) by whatever gives it something.
 //!
 //! Invariants:
@@ -24,6 +24,8 @@ pub const RECOVERY_BYTES_PER_SEC_MAX: u64 = 200_000 << 10;
 
 /// Clients count as active so long after their last request.
 const FOREGROUND: Duration = Duration::from_millis(50);
+/// A sync action that was given up is tried again after so long.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// How often a sync action that holds itself back looks whether it still must.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -59,6 +61,7 @@ pub struct Progress {
 pub(super) struct SyncTask {
     running: Cell<bool>,
     kicked: Cell<bool>,
+    kick_is_due: Cell<bool>,
     pub progress: Cell<Option<Progress>>,
     pub paused: Cell<bool>,
     pub bytes_per_sec_min: Cell<u64>,
@@ -74,6 +77,7 @@ impl Default for SyncTask {
         SyncTask {
             running: Cell::new(false),
             kicked: Cell::new(false),
+            kick_is_due: Cell::new(false),
             progress: Cell::new(None),
             paused: Cell::new(false),
             bytes_per_sec_min: Cell::new(RECOVERY_BYTES_PER_SEC_MIN),
@@ -101,11 +105,28 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let Some(array): Option<Rc<Self>> = weak.upgrade() else { return };
             while array.sync.kicked.replace(false) && array.may_sync() {
                 if let Err(error) = array.run_sync_actions().await {
-                    tracing::error!(array = array.name(), %error, "sync action given up");
+                    tracing::error!(array = array.name(), %error, "sync action given up for now");
+                    array.kick_later();
                 }
                 array.sync.progress.set(None);
             }
             array.sync.running.set(false);
+        });
+    }
+
+    /// What stood in the way may have gone after a while.
+    pub(super) fn kick_later(&self) {
+        if self.sync.kick_is_due.replace(true) {
+            return;
+        }
+        let (weak, runtime) = (self.weak.clone(), self.runtime.clone());
+        self.runtime.spawn(async move {
+            runtime.sleep(RETRY_DELAY).await;
+            let Some(array): Option<Rc<Self>> = weak.upgrade() else { return };
+            array.sync.kick_is_due.set(false);
+            if array.may_sync() {
+                array.kick();
+            }
         });
     }
 
@@ -138,6 +159,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 self.run_resync().await?;
                 continue;
             }
+            self.resync_suspects().await?;
             self.seat_spares().await?;
             if !self.filling().is_empty() {
                 self.recover().await?;

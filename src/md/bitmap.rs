@@ -238,6 +238,17 @@ impl Bitmap {
         chunks.filter(move |chunk| *chunk < count)
     }
 
+    /// The first chunk from `chunk` on whose bit is set.
+    pub fn next_set(&self, chunk: u64) -> Option<u64> {
+        let first = usize::try_from(chunk / 8).ok()?;
+        let count = self.chunk_count();
+        let bytes = self.bits.get(first..)?.iter().enumerate();
+        let mut masked = bytes
+            .map(|(i, byte)| (first + i, if i == 0 { byte & (0xff << (chunk % 8)) as u8 } else { *byte }));
+        let (index, byte) = masked.find(|(_, byte)| *byte != 0)?;
+        Some(index as u64 * 8 + u64::from(byte.trailing_zeros())).filter(|found| *found < count)
+    }
+
     /// Whether no bit is set.
     pub fn is_clear(&self) -> bool {
         self.set_chunks().next().is_none()
@@ -367,6 +378,9 @@ mod tests {
             let read = Bitmap::parse(&bitmap.encode()).unwrap();
             prop_assert_eq!(&read, &bitmap);
             prop_assert_eq!(read.set_chunks().collect::<Vec<_>>(), wanted.clone());
+            for chunk in 0..bitmap.chunk_count() {
+                prop_assert_eq!(read.next_set(chunk), wanted.iter().copied().find(|set| *set >= chunk));
+            }
             for chunk in 0..bitmap.chunk_count() {
                 prop_assert_eq!(read.is_set(chunk), wanted.contains(&chunk));
             }
