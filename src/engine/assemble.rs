@@ -101,17 +101,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-<<<<<<< HEAD
     if start.torn {
         distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
-=======
-    if start.resync.is_some() || truth.resync_offset != Sector::MAX {
-        // Where it was being written, a replacement may differ from its original. A resync compares originals only.
-        for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
-            replacement.state.set(MemberState::Replacing(Sector::ZERO));
-            replacement.checkpoint.set(Sector::ZERO);
-        }
->>>>>>> main
     }
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());

@@ -9,12 +9,8 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
-<<<<<<< HEAD
-use super::member::Member;
-use super::mutant::{self, Mutant};
-=======
 use super::member::{Member, MemberState};
->>>>>>> main
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::stripe::{LINE_SECTORS, OUT_OF_REACH, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
@@ -212,14 +208,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut state = self.state.borrow_mut();
         match torn {
             Some(error) => {
-<<<<<<< HEAD
-                // Some members have it and some do not, and none of them is out: the rows disagree until written again.
-                if self.keeps_redundancy() && !mutant::is(Mutant::ForgetSuspects) {
-=======
                 // Some members have it and some do not, and none of them is out: the rows disagree until they are
                 // written again, or resynced.
-                if self.keeps_redundancy() {
->>>>>>> main
+                if self.keeps_redundancy() && !mutant::is(Mutant::ForgetSuspects) {
                     state.suspect.insert(rows.clone());
                 }
                 drop(state);

@@ -202,21 +202,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn complete_filled(&self, end: u64) -> Result<(), IoError> {
         let whole = |(member, cursor): (Rc<Member<D>>, Sector)| (cursor.0 >= end).then_some(member);
         let filled: Vec<_> = self.filling().into_iter().filter_map(whole).collect();
-<<<<<<< HEAD
         if !mutant::is(Mutant::InSyncWithoutFlush) {
             self.flush_members().await?;
         }
-        for member in filled {
-            // One that has failed during the flush has no slot any more.
-            let Some(slot) = member.slot.get() else { continue };
-=======
-        self.flush_members().await?;
         filled.iter().for_each(|member| member.filled.set(true));
         self.state.borrow_mut().wanted += 1;
         self.persist().await?;
         for member in filled {
             let Some(slot) = member.slot.get() else { continue }; // It failed meanwhile.
->>>>>>> main
             match member.state.get() {
                 MemberState::Recovering(_) => member.state.set(MemberState::InSync),
                 MemberState::Replacing(_) => self.roster.borrow_mut().complete_replacement(slot),
