@@ -212,7 +212,7 @@ const ACTIONS: [(Action, Part); 20] = [
 pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     let (world, dice) = (&scene.world, scene.world.dice());
     while scene.clients.get() > 0 && !world.has_failed() {
-        world.sleep(Duration::from_micros(dice.between(50, 3000))).await;
+        world.sleep(Duration::from_micros(dice.between(20, 1500))).await;
         if world.will_crash() || !dice.one_in(scene.plan.trouble) {
             continue;
         }

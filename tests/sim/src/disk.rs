@@ -265,6 +265,13 @@ impl Platter {
         slots.filter(|operation| operation.result.is_none()).count()
     }
 
+    /// Operations under way, or hung, that somebody waits for.
+    pub fn awaited(&self) -> usize {
+        let operations = self.0.operations.borrow();
+        let slots = operations.slots.iter().filter_map(|slot| slot.operation.as_ref());
+        slots.filter(|operation| operation.result.is_none() && !operation.detached).count()
+    }
+
     /// Operations that hang.
     pub fn hung(&self) -> usize {
         let operations = self.0.operations.borrow();

@@ -188,8 +188,7 @@ impl Run {
 
     /// An array that was stopped says what is.
     fn after_stop(&self) -> Result<(), String> {
-        let busy: Vec<_> =
-            self.atlas.disks.iter().filter(|disk| disk.busy() > disk.hung()).map(label).collect();
+        let busy: Vec<_> = self.atlas.disks.iter().filter(|disk| disk.awaited() > 0).map(label).collect();
         if !busy.is_empty() {
             return Err(format!("the array has been stopped, but writes to {busy:?} are under way"));
         }
@@ -438,7 +437,7 @@ async fn until_quiet(scene: &Scene, atlas: &Atlas) {
     loop {
         scene.world.sleep(Duration::from_millis(1)).await;
         let now = ended();
-        if now == before && atlas.disks.iter().all(|disk| disk.busy() == disk.hung()) {
+        if now == before && atlas.disks.iter().all(|disk| disk.awaited() == 0) {
             return;
         }
         before = now;
