@@ -9,16 +9,16 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::engine::{AssembleOptions, Refusal};
+use raidd::engine::create::NewMember;
+use raidd::engine::{AssembleOptions, Health, Refusal};
 use raidd::io::{Clock, Device, Fua, Pool};
 use raidd::md::Superblock;
-use raidd::units::Sector;
 
 use crate::rounds::Client;
-use raidd_sim::disk::Platter;
+use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{Shape, assemble_array, create_array, platters, shape};
+use raidd_sim::setup::{Shape, assemble_array, create_array, label, platters, shape};
 use raidd_sim::store::Luck;
 use raidd_sim::world::{Ended, World};
 
@@ -84,6 +84,8 @@ struct Plot {
     /// All zero at creation, or to be resynced.
     zero: bool,
     fail: bool,
+    /// Another disk takes the place of the one that failed.
+    recover: bool,
 }
 
 /// The array of the story, written and noted down.
@@ -107,7 +109,7 @@ impl Teller {
 }
 
 async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<Ledger>>) {
-    let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+    let some: Vec<_> = disks.iter().take(plot.shape.slots).cloned().map(Some).collect();
     let array = create_array(&world, &plot.shape, &some, 512, plot.zero, true).await.unwrap();
     if !plot.zero {
         // So that the first resync is still under way when the array goes clean.
@@ -131,33 +133,36 @@ async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<L
         teller.write(4096, 4096).await;
         world.sleep(Duration::from_millis(450)).await;
     }
+    if plot.recover {
+        let spare = disks.last().expect("the spare");
+        let new = NewMember { device: Disk::new(spare, &world, 512), label: label(spare) };
+        array.add(new, [99; 16]).await.unwrap();
+        teller.write(20_000, 5000).await;
+        while array.status().health != Health::Optimal {
+            world.sleep(Duration::from_millis(1)).await;
+        }
+        teller.flush().await;
+        // Until the bits are cleared.
+        world.sleep(Duration::from_secs(12)).await;
+        teller.write(2000, 2000).await;
+    }
     teller.write(size - 9000, 8000).await;
     array.stop().await.unwrap();
     teller.ledger.borrow_mut().flushed();
 }
 
-/// From which byte on (in the units of `Model::inconsistent`) the superblocks admit that redundancy may disagree.
-fn admitted(disks: &[Platter]) -> u64 {
-    let parsed = disks.iter().filter_map(|disk| Superblock::parse(&disk.bytes()[4096..8192]).ok());
-    let parsed: Vec<_> = parsed.collect();
-    let events = parsed.iter().map(|superblock| superblock.events).max();
-    let peers = parsed.iter().filter(|superblock| Some(superblock.events) == events);
-    let offset = peers.map(|superblock| superblock.resync_offset).min().expect("a superblock");
-    if offset == Sector::MAX { u64::MAX } else { offset.bytes() }
-}
-
 /// After the crash: what is said, what is there, what becomes of it.
 fn aftermath(plot: &Plot, disks: Vec<Platter>, ledger: Rc<Ledger>, machine: bool) {
     let whole = |disk: &Platter| Superblock::parse(&disk.bytes()[4096..8192]).is_ok();
-    if ledger.durable.is_empty() || !disks.iter().all(whole) {
+    if ledger.durable.is_empty() || !disks.iter().take(plot.shape.slots).all(whole) {
         return; // There is no array yet, and nobody was told that there is.
     }
-    let synced = admitted(&disks);
-    let torn = Model::of(&disks).inconsistent();
-    assert!(
-        torn.iter().all(|&at| at as u64 >= synced),
-        "called in sync below {synced}, but {torn:?} are not"
-    );
+    // The spare has nothing to say before it is taken in.
+    let disks: Vec<_> = disks.into_iter().filter(whole).collect();
+    let model = Model::of(&disks);
+    let hidden: Vec<_> = model.inconsistent().into_iter().filter(|&at| !model.admits(at as u64)).collect();
+    assert!(hidden.is_empty(), "redundancy disagrees at {hidden:?}, and nothing admits it");
+    drop(model);
     let world = World::new(1);
     let inside = world.clone();
     let may_be_refused = plot.fail;
@@ -169,7 +174,9 @@ fn aftermath(plot: &Plot, disks: Vec<Platter>, ledger: Rc<Ledger>, machine: bool
         };
         ledger.check(&*array, machine).await;
         let client = Client::new(array, &inside);
-        client.until_synced().await;
+        while client.array.status().sync.is_some() {
+            inside.sleep(Duration::from_millis(1)).await;
+        }
         ledger.check(&*client.array, machine).await;
         client.array.stop().await.unwrap();
         let torn = Model::of(&disks).inconsistent();
@@ -201,7 +208,11 @@ fn crash_after(plot: &Plot, changes: u64, blank: &[Platter], seed: u64) -> bool 
 
 /// Crashes at every point, or at one in so many.
 fn crash_points(plot: &Plot, seed: u64, step_max: u64) {
-    let blank = platters(&plot.shape, seed);
+    let mut blank = platters(&plot.shape, seed);
+    if plot.recover {
+        let len = blank[0].bytes().len();
+        blank.push(Platter::garbage(99, len, 512, seed));
+    }
     let mut changes = 1;
     let steps = Random::new(seed);
     loop {
@@ -225,14 +236,22 @@ fn crash_points(plot: &Plot, seed: u64, step_max: u64) {
 #[test]
 fn a_crash_at_any_point_of_a_quiet_life() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
-        crash_points(&Plot { shape, zero: true, fail: false }, seed as u64, 1);
+        crash_points(&Plot { shape, zero: true, fail: false, recover: false }, seed as u64, 1);
     }
 }
 
 #[test]
 fn a_crash_at_any_point_while_a_new_array_is_resynced() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
-        crash_points(&Plot { shape, zero: false, fail: false }, seed as u64, 3);
+        crash_points(&Plot { shape, zero: false, fail: false, recover: false }, seed as u64, 3);
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_from_a_failure_to_the_end_of_a_recovery() {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let plot = Plot { shape, zero: true, fail: true, recover: true };
+        crash_points(&plot, seed as u64, 3);
     }
 }
 
@@ -240,7 +259,11 @@ fn a_crash_at_any_point_while_a_new_array_is_resynced() {
 fn a_crash_at_any_point_around_a_failure() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
         for zero in [true, false] {
-            crash_points(&Plot { shape, zero, fail: true }, seed as u64, if zero { 1 } else { 3 });
+            crash_points(
+                &Plot { shape, zero, fail: true, recover: false },
+                seed as u64,
+                if zero { 1 } else { 3 },
+            );
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct Atlas {
     pub impaired: Vec<Cell<bool>>,
     /// A write has failed half-way, which only the next start mends.
     pub torn: Cell<bool>,
+    /// The last stop was unclean, and redundancy has not been seen to agree since.
+    pub unclean: Cell<bool>,
     /// What has happened.
     pub tally: RefCell<Tally>,
     /// Makes UUIDs of disks that are added.
@@ -113,6 +115,7 @@ impl Atlas {
             impaired: disks.iter().map(|_| Cell::new(false)).collect(),
             disks,
             torn: Cell::new(false),
+            unclean: Cell::new(false),
             tally: RefCell::default(),
             added: Cell::new(100),
         }
@@ -220,15 +223,16 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
         if !scene.plan.narrow.is_without(part) {
             act(scene, atlas, action).await;
         }
-        look(scene);
+        look(scene, atlas);
     }
 }
 
 /// What is seen from outside tells the oracle how much to believe.
-pub fn look(scene: &Scene) {
+pub fn look(scene: &Scene, atlas: &Atlas) {
     let status = scene.array.status();
     if is_in_agreement(&status) {
         scene.oracle.borrow_mut().settle();
+        atlas.unclean.set(false);
     }
 }
 
@@ -290,6 +294,7 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             for (disk, impaired) in atlas.disks.iter().zip(&atlas.impaired) {
                 let faults = disk.faults();
                 faults.slow.set(1);
+                faults.full.set(false);
                 if dice.one_in(2) && disk.hung() > 0 {
                     faults.hangs.set(0);
                     disk.release_hung(world);
@@ -315,6 +320,9 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             return operate(scene, atlas, action).await;
         }
         _ => {}
+    }
+    if action == Action::Fail && scene.array.status().resync_is_due && atlas.unclean.get() {
+        return fail_in_vain(scene, atlas).await;
     }
     let Some(number) = victim(scene, atlas) else { return };
     let disk = &atlas.disks[number];
@@ -379,6 +387,9 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             faults.full.set(true);
             atlas.count(|tally| tally.full += 1);
             world.say(|| format!("director: {} is full", label(disk)));
+            if scene.plan.profile == Profile::Beyond {
+                return; // Until somebody mends it.
+            }
             world.sleep(Duration::from_micros(dice.below(5000))).await;
             faults.full.set(false);
             world.say(|| format!("director: {} is no longer full", label(disk)));
@@ -390,6 +401,22 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             world.say(|| format!("director: {} hangs", label(disk)));
         }
         _ => unreachable!("done above"),
+    }
+}
+
+/// While parity is not trusted after an unclean stop, nobody else has what a member holds: it must not be failed (law 8).
+async fn fail_in_vain(scene: &Scene, atlas: &Atlas) {
+    let status = scene.array.status();
+    let is_parity = matches!(scene.plan.shape.level, 4..=6);
+    let sound: Vec<usize> = atlas.sound(&status).into_iter().flatten().collect();
+    if !is_parity || sound.len() < status.members.len() || scene.plan.profile == Profile::Beyond {
+        return;
+    }
+    let disk = &atlas.disks[*scene.world.dice().pick(&sound)];
+    let result = scene.array.fail(&label(disk)).await;
+    scene.world.say(|| format!("director: fail {} in an unclean array -> {result:?}", label(disk)));
+    if result.is_ok() {
+        scene.world.fail(format!("{} was failed while no parity could stand in for it", label(disk)));
     }
 }
 

@@ -169,6 +169,7 @@ impl Run {
         self.world.note(5, u64::from(machine));
         self.oracle.borrow_mut().crash(machine);
         self.atlas.torn.set(false);
+        self.atlas.unclean.set(true);
         self.check_admitted()
     }
 
@@ -343,7 +344,7 @@ fn stripe_bytes(plan: &Plan) -> u64 {
 /// An era from the first request to the stop.
 async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
     let (world, dice) = (scene.world.clone(), scene.world.dice());
-    look(scene);
+    look(scene, atlas);
     if number == 0 && scene.plan.fill {
         scene.fill().await;
     }
@@ -355,8 +356,15 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
     direct(scene, atlas).await;
     let crashes = !scene.plan.narrow.is_without(Part::Crashes);
     if crashes && dice.one_in(3) && !world.will_crash() && may_crash(scene, atlas) {
-        // Nothing is under way, or hardly anything; and some time may have passed.
-        world.crash_in(dice.below(3000));
+        if dice.one_in(2) {
+            // Just when the array goes clean.
+            scene.close().await;
+            world.sleep(Duration::from_millis(dice.between(190, 230))).await;
+            world.crash_in(dice.below(200));
+        } else {
+            // Nothing is under way, or hardly anything; and some time may have passed.
+            world.crash_in(dice.below(3000));
+        }
     }
     if dice.one_in(2) {
         scene.close().await;
@@ -403,7 +411,7 @@ async fn make_whole(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 /// At a quiet moment everything is looked at: by the clients' way, and on the members.
 async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     until_agreed(scene).await;
-    look(scene);
+    look(scene, atlas);
     scene.read_all().await;
     scene.flush().await;
     scene.world.sleep(Duration::from_millis(450)).await;
