@@ -229,11 +229,14 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 
 /// What is seen from outside tells the oracle how much to believe.
 pub fn look(scene: &Scene, atlas: &Atlas) {
-    let status = scene.array.status();
-    if is_in_agreement(&status) {
-        scene.oracle.borrow_mut().settle();
+    let agrees = is_in_agreement(&scene.array.status());
+    let is_sound = atlas.impaired.iter().all(|impaired| !impaired.get());
+    let mut oracle = scene.oracle.borrow_mut();
+    if agrees {
+        oracle.settle();
         atlas.unclean.set(false);
     }
+    oracle.learn(agrees || (scene.plan.profile == Profile::Within && is_sound));
 }
 
 /// Whether redundancy agrees everywhere.
@@ -547,6 +550,9 @@ pub async fn until_agreed(scene: &Scene) {
             || status.phase == Phase::Stopped
         {
             return;
+        }
+        if scene.world.now() > patience && scene.plan.profile == Profile::Beyond {
+            return; // It may be out of its power.
         }
         if scene.world.now() > patience {
             return scene.world.fail(format!("a sync action does not end: {status:?}"));

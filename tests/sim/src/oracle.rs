@@ -58,6 +58,8 @@ pub struct Oracle {
     under_way: Vec<Number>,
     /// Where was written since redundancy last agreed and nobody wrote.
     touched: Vec<(u64, u64)>,
+    /// Whether what is read now will be read again, too.
+    learning: bool,
 }
 
 impl Oracle {
@@ -87,6 +89,7 @@ impl Oracle {
             tentative: Vec::new(),
             under_way: Vec::new(),
             touched: Vec::new(),
+            learning: true,
         }
     }
 
@@ -237,7 +240,7 @@ impl Oracle {
     /// A read that began then has given these bytes. An error if they must not be.
     pub fn end_read(&mut self, begun: u64, start: u64, bytes: &[u8]) -> Result<(), String> {
         self.drop_read(begun);
-        self.check(begun, start, bytes, true)
+        self.check(begun, start, bytes, self.learning)
     }
 
     /// Checks bytes that were read by other ways, all at once and now; nothing is learnt from them.
@@ -376,8 +379,14 @@ impl Oracle {
         }
     }
 
+    /// Whether what is read from now on will be read again, too: not where a fault may bring another copy forward.
+    pub fn learn(&mut self, learning: bool) {
+        self.learning = learning;
+    }
+
     /// A fault may bring forward what was not seen.
     pub fn doubt(&mut self) {
+        self.learning = false;
         for number in std::mem::take(&mut self.tentative) {
             self.writes[number as usize].acknowledged = false;
         }

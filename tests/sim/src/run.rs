@@ -468,7 +468,8 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
             return Err(format!("{path} is in sync, but the members' superblocks do not know it"));
         }
         // One that takes no writes any more can record nothing, and acknowledges none.
-        let records = status.phase != Phase::ReadOnly;
+        let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
+        let records = status.phase != Phase::ReadOnly && !is_full;
         if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed && records {
             return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
         }
