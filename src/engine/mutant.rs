@@ -66,8 +66,6 @@ pub enum Mutant {
     IgnoreShortRead,
     /// The unaligned end of a write is filled up with zeroes instead of what was there.
     ForgetEdges,
-    /// A generation of superblocks that was given up is not followed by two.
-    OneGenerationOnly,
 }
 
 impl Mutant {
@@ -104,7 +102,6 @@ impl Mutant {
         Mutant::ForgetOldData,
         Mutant::IgnoreShortRead,
         Mutant::ForgetEdges,
-        Mutant::OneGenerationOnly,
     ];
 }
 

@@ -110,8 +110,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Writes one generation of superblocks to all live members, again without those that fail, until all have it.
     /// The caller holds the lane.
     pub(super) async fn write_generation(&self, active: bool) -> Result<(), IoError> {
-        let mut torn =
-            self.state.borrow_mut().recorded.take().is_none() && !mutant::is(Mutant::OneGenerationOnly);
+        let mut torn = self.state.borrow_mut().recorded.take().is_none();
         loop {
             let (generation, events) = {
                 let state = self.state.borrow();
