@@ -314,7 +314,11 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
         }
         Action::Crash => {
             if may_crash(scene, atlas) {
-                world.crash_in(dice.below(500));
+                if dice.one_in(2) {
+                    world.crash_in(dice.below(500));
+                } else {
+                    world.crash_at_superblock(dice.between(1, 24));
+                }
                 world.say(|| "director: a crash is coming");
             }
             return;

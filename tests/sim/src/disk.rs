@@ -138,6 +138,9 @@ impl Drop for Inner {
     }
 }
 
+/// Where a superblock lies.
+const SUPERBLOCK: usize = 4096;
+
 const DEAD: IoError = IoError::new(IoErrorKind::Gone, "simulated dead disk");
 
 impl Platter {
@@ -447,6 +450,9 @@ impl Happening for Inner {
                     return;
                 }
                 store.answer(operation.write, offset, len, operation.fua);
+                if offset == SUPERBLOCK {
+                    world.superblock_written();
+                }
                 Ok(())
             }
             Kind::Flush(begun) => {

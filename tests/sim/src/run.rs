@@ -156,8 +156,8 @@ impl Run {
         for disk in &self.atlas.disks {
             disk.abandon(dice);
         }
-        let machine = dice.one_in(2);
-        let luck = *dice.pick(&[Luck::All, Luck::None, Luck::Some, Luck::Some, Luck::Most]);
+        let machine = dice.below(3) > 0;
+        let luck = *dice.pick(&[Luck::All, Luck::None, Luck::None, Luck::Some, Luck::Some, Luck::Most]);
         if machine {
             let lost: u64 = self.atlas.disks.iter().map(|disk| disk.lose_cache(luck, dice)).sum();
             self.world.say(|| format!("run: the machine crashes; {lost} units are lost ({luck:?})"));
@@ -290,7 +290,11 @@ async fn start(
         let sound = atlas.impaired.iter().all(|impaired| !impaired.get());
         if whole && sound {
             // It may not even get up properly.
-            world.crash_in(world.random(3000));
+            if world.random(2) == 0 {
+                world.crash_in(world.random(3000));
+            } else {
+                world.crash_at_superblock(world.dice().between(1, 60));
+            }
         }
     }
     let block = plan.making.block;
@@ -359,8 +363,8 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
         if dice.one_in(2) {
             // Just when the array goes clean.
             scene.close().await;
-            world.sleep(Duration::from_millis(dice.between(190, 230))).await;
-            world.crash_in(dice.below(200));
+            world.crash_at_superblock(dice.between(1, scene.plan.shape.slots as u64 + 1));
+            world.sleep(Duration::from_millis(450)).await;
         } else {
             // Nothing is under way, or hardly anything; and some time may have passed.
             world.crash_in(dice.below(3000));

@@ -47,6 +47,8 @@ struct Inner {
     /// Everything stops where it is at this step, or before the disks change for this many more times.
     crash_at_step: Cell<u64>,
     changes_left: Cell<u64>,
+    /// How many more superblocks are written before a crash comes.
+    superblocks_left: Cell<u64>,
     crashed: Cell<bool>,
     failure: RefCell<Option<String>>,
     hash: Cell<u64>,
@@ -139,6 +141,7 @@ impl World {
             steps: Cell::new(0),
             crash_at_step: Cell::new(u64::MAX),
             changes_left: Cell::new(u64::MAX),
+            superblocks_left: Cell::new(u64::MAX),
             crashed: Cell::new(false),
             failure: RefCell::default(),
             hash: Cell::new(seed),
@@ -174,7 +177,8 @@ impl World {
 
     /// Whether a crash is on its way.
     pub fn will_crash(&self) -> bool {
-        self.0.crash_at_step.get() != u64::MAX || self.0.changes_left.get() != u64::MAX
+        let watches = [&self.0.crash_at_step, &self.0.changes_left, &self.0.superblocks_left];
+        watches.iter().any(|watch| watch.get() != u64::MAX)
     }
 
     /// Everything stops before the disks change for the `changes`-th time from now, counted from 0.
@@ -194,6 +198,23 @@ impl World {
                 self.0.changes_left.set(left - 1);
                 true
             }
+        }
+    }
+
+    /// Everything stops soon after so many superblocks have been written: what they say must be true by then.
+    pub fn crash_at_superblock(&self, count: u64) {
+        self.0.superblocks_left.set(count);
+    }
+
+    /// Disks say when they have written a superblock.
+    pub fn superblock_written(&self) {
+        match self.0.superblocks_left.get() {
+            u64::MAX => {}
+            0 | 1 => {
+                self.0.superblocks_left.set(u64::MAX);
+                self.crash_in(self.random(40));
+            }
+            left => self.0.superblocks_left.set(left - 1),
         }
     }
 
@@ -306,6 +327,7 @@ impl World {
         self.0.crashed.set(false);
         self.0.crash_at_step.set(u64::MAX);
         self.0.changes_left.set(u64::MAX);
+        self.0.superblocks_left.set(u64::MAX);
         // Tasks that are dropped may wake and spawn others.
         loop {
             let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
