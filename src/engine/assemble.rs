@@ -25,6 +25,7 @@ use super::deadline::Deadlines;
 use super::error::Refusal;
 use super::load::Found;
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::ppl;
 use super::ranges::RowSet;
@@ -103,12 +104,8 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-    if start.resync.is_some() || truth.resync_offset != Sector::MAX {
-        // Where it was being written, a replacement may differ from its original. A resync compares originals only.
-        for replacement in seats.iter().filter_map(|seat| seat.replacement.as_ref()) {
-            replacement.state.set(MemberState::Replacing(Sector::ZERO));
-            replacement.checkpoint.set(Sector::ZERO);
-        }
+    if start.torn {
+        distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
     }
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
@@ -228,6 +225,20 @@ fn member<D: Device>(
     }
 }
 
+/// Where it was being written, a replacement may differ from its original, and a resync compares only originals. With
+/// parity, a member that is being filled may differ from what the others make of it, and with nothing to spare nobody
+/// would compare them. Both are filled anew.
+fn distrust_filled<D: Device>(seats: &[Seat<D>], parity: bool) {
+    for member in seats.iter().flat_map(Seat::occupants) {
+        match member.state.get() {
+            MemberState::Replacing(_) => member.state.set(MemberState::Replacing(Sector::ZERO)),
+            MemberState::Recovering(_) if parity => member.state.set(MemberState::Recovering(Sector::ZERO)),
+            _ => continue,
+        }
+        member.checkpoint.set(Sector::ZERO);
+    }
+}
+
 /// Who sits where.
 fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     let superblocks: Vec<&Superblock> = found.iter().map(|found| &found.superblock).collect();
@@ -273,7 +284,11 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     let mut seating =
         Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
     for (index, superblock) in superblocks.iter().enumerate() {
-        place(&mut seating, &superblocks, index, truth.role_of(superblock.dev_number), slots);
+        let role = match mutant::is(Mutant::IgnoreRoles) {
+            true => superblock.role(),
+            false => truth.role_of(superblock.dev_number),
+        };
+        place(&mut seating, &superblocks, index, role, slots);
     }
     Ok(seating)
 }
@@ -320,7 +335,7 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
 }
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {
-    superblock.events.0.saturating_add(1) < truth.events.0
+    superblock.events.0.saturating_add(1) < truth.events.0 && !mutant::is(Mutant::TrustStale)
 }
 
 fn check_identities<D>(found: &[Found<D>]) -> Result<(), Refusal> {
@@ -441,6 +456,8 @@ struct Start {
     /// Partial parity logs tell what was being written.
     replay: bool,
     degraded: bool,
+    /// Rows may be torn: what was filled of members that are not whole is not believed.
+    torn: bool,
 }
 
 /// Where a partial parity log is damaged, nobody can tell which parity is torn.
@@ -496,7 +513,7 @@ fn decide<D: Device>(
     if truth.level != 0 && resync_offset != Sector::MAX && !truth.has_ppl() {
         let parity = matches!(geometry, Geometry::Parity(_));
         if degraded && parity && !options.fresh {
-            if !options.force {
+            if !options.force && !mutant::is(Mutant::StartDirtyDegraded) {
                 return Err(Refusal::DirtyDegraded(format!(
                     "{name} was not stopped cleanly and {} of its {slots} members are missing: where it was being \
                      written, missing data may be worked out wrong; bring the missing members back, or accept that \
@@ -519,7 +536,8 @@ fn decide<D: Device>(
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
     let replay = truth.has_ppl() && resync_offset != Sector::MAX;
-    Ok(Start { read_only, resync, replay, degraded })
+    let torn = truth.level != 0 && resync_offset != Sector::MAX && !options.fresh;
+    Ok(Start { read_only, resync, replay, degraded, torn })
 }
 
 /// Why the array can only be served read-only, if so.

@@ -23,6 +23,7 @@ use futures_util::future::join_all;
 
 use super::array::Array;
 use super::member::Member;
+use super::mutant::{self, Mutant};
 use super::ranges::RowSet;
 use super::state::{Health, Phase};
 use crate::io::{Device, Fua, IoError, Runtime};
@@ -222,10 +223,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// while what is returned lives.
     pub(super) async fn mark(&self, rows: &Range<u64>) -> Result<Option<Marked<'_, D, R>>, IoError> {
         let Some(intent) = &self.intent else { return Ok(None) };
+        if mutant::is(Mutant::SkipBitmapWrite) {
+            return Ok(None);
+        }
         intent.borrow_mut().set(rows);
         let marked = Marked { array: self, rows: rows.clone() };
         self.watch_idle_bits();
-        while !intent.borrow().is_durable(rows) {
+        while !intent.borrow().is_durable(rows) && !mutant::is(Mutant::BitAfterData) {
             self.write_intent().await?;
         }
         Ok(Some(marked))
@@ -303,7 +307,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let state = self.state.borrow();
         let writable = state.read_only.is_none() && state.phase != Phase::ReadOnly;
         drop(state);
-        writable && self.health() == Health::Optimal && self.filling().is_empty()
+        let degraded = mutant::is(Mutant::ClearBitsDegraded);
+        writable && (degraded || self.health() == Health::Optimal && self.filling().is_empty())
     }
 
     fn clearable(&self, intent: &RefCell<Intent>, before: Option<Duration>) -> Vec<(u64, Use)> {

@@ -15,6 +15,8 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Poll, Waker};
 
+use super::mutant::{self, Mutant};
+
 /// Locks over ranges of rows.
 #[derive(Default)]
 pub(super) struct RowLocks {
@@ -42,6 +44,14 @@ pub(super) struct RowGuard<'a> {
 }
 
 impl RowLocks {
+    /// As `lock`, but for a deliberate fault that does without.
+    pub async fn lock_unless(&self, mutant: Mutant, rows: Range<u64>) -> Option<RowGuard<'_>> {
+        match mutant::is(mutant) {
+            true => None,
+            false => Some(self.lock(rows).await),
+        }
+    }
+
     /// Waits until these rows are ours.
     pub async fn lock(&self, rows: Range<u64>) -> RowGuard<'_> {
         assert!(rows.start < rows.end, "a lock on no rows");

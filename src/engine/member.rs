@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::deadline::Deadlines;
+use super::mutant::{self, Mutant};
 use super::ranges::RowSet;
 use super::repair::Corrections;
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Slice, Zeroing};
@@ -70,7 +71,9 @@ impl<D: Device> Member<D> {
     pub fn holds(&self, rows: &Range<u64>) -> bool {
         let limit = match self.state.get() {
             MemberState::InSync => u64::MAX,
+            MemberState::Recovering(_) if mutant::is(Mutant::ReadAboveOffset) => u64::MAX,
             MemberState::Recovering(offset) | MemberState::Replacing(offset) => offset.0,
+            MemberState::Faulty if mutant::is(Mutant::ReadFaulty) => u64::MAX,
             MemberState::Spare | MemberState::Faulty => 0,
         };
         rows.end <= limit && !self.bad.borrow().overlaps(rows)

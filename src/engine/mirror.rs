@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::stripe::{LINE_SECTORS, OUT_OF_REACH, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
@@ -37,11 +38,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<Buf, IoError> {
         let len = buf.len();
         let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
-        let mut by_lines = false;
+        // Cut where errors are to be told apart: sectors.
+        let mut step = None;
         loop {
             let start = Sector(sectors(offset_bytes));
             let mut reads = Vec::new();
-            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64)), by_lines) {
+            for extent in self.whole_extents(copies, start, Sector(sectors(len as u64)), step) {
                 let rest = buf.split_off(extent.len.bytes() as usize);
                 reads.push(self.read_extent(extent, buf, &avoid));
                 buf = rest;
@@ -52,11 +54,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             for loss in lost.into_iter().filter_map(Result::err) {
                 match loss.unreadable {
+                    Some((start, _))
+                        if step.is_none() && self.trust(&(start.0..start.0 + 1)) != Trust::Consistent =>
+                    {
+                        // Copies that may differ must not be mixed otherwise than a resync would.
+                        step = Some(sectors(self.block_bytes));
+                        avoid.clear();
+                        break;
+                    }
                     Some(unreadable) => avoid.push(unreadable),
-                    None if by_lines => return Err(loss.error),
+                    None if step.is_some() => return Err(loss.error),
                     // Copies that cannot be read in different places may still do for each other.
                     None => {
-                        by_lines = true;
+                        step = Some(LINE_SECTORS);
                         avoid.clear();
                         break;
                     }
@@ -69,7 +79,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The extents of a range, cut so that each copy of each is either wholly held or not.
-    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, by_lines: bool) -> Vec<Extent> {
+    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, step: Option<u64>) -> Vec<Extent> {
         let mut out = Vec::new();
         for extent in copies.extents(start, len) {
             let mut cuts: Vec<u64> = Vec::new();
@@ -78,8 +88,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 cuts.extend(self.cuts(&rows).into_iter().map(|cut| cut - rows.start));
             }
             cuts.extend([0, extent.len.0]);
-            if by_lines {
-                cuts.extend((0..extent.len.0).step_by(LINE_SECTORS as usize));
+            if let Some(step) = step {
+                cuts.extend((0..extent.len.0).step_by(step as usize));
             }
             cuts.sort_unstable();
             cuts.dedup();
@@ -106,6 +116,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         let turn = match self.trust(&rows) {
             Trust::Consistent => self.next_turn() % holders.len(),
+            Trust::Initial | Trust::Unclean if mutant::is(Mutant::AnyCopyUntrusted) => {
+                self.next_turn() % holders.len()
+            }
             Trust::Initial | Trust::Unclean => 0,
         };
         let (place, member) = &holders[turn];
@@ -130,7 +143,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let part = offset_bytes..offset_bytes + len;
         let square = part.start - part.start % block..part.end.next_multiple_of(block);
         let rows = sectors(square.start)..sectors(square.end);
-        let _rows = self.locks.lock(rows.clone()).await;
+        let _rows = self.locks.lock_unless(Mutant::WriteWithoutLock, rows.clone()).await;
         let _marked = self.mark(&rows).await?;
         let data = if part == square {
             data.to_vec()
@@ -206,7 +219,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             Some(error) => {
                 // Some members have it and some do not, and none of them is out: the rows disagree until they are
                 // written again, or resynced.
-                if self.keeps_redundancy() {
+                if self.keeps_redundancy() && !mutant::is(Mutant::ForgetSuspects) {
                     state.suspect.insert(rows.clone());
                 }
                 drop(state);

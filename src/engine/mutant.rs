@@ -8,6 +8,12 @@ pub enum Mutant {
     AcknowledgeBeforePersist,
     /// A failed member is not recorded in the superblocks at all (law 1).
     ForgetToRecordFailure,
+    /// Data is written without its bit in the bitmap (law 2).
+    SkipBitmapWrite,
+    /// Data is written before its bit is durable (law 2).
+    BitAfterData,
+    /// Bits are cleared although a member is out that will need them (law 2).
+    ClearBitsDegraded,
     /// Data is written before the superblocks say dirty (law 2).
     WriteBeforeDirty,
     /// Clean is written without a flush of the members (law 2).
@@ -16,7 +22,9 @@ pub enum Mutant {
     CleanWhileWriting,
     /// A flush leaves out the last member (law 3).
     ForgetOneFlush,
-    /// A resync's checkpoint is written ahead of the flush that it needs (law 3).
+    /// A member that was filled is called in sync without a flush (law 3).
+    InSyncWithoutFlush,
+    /// A checkpoint of a resync or a recovery is written ahead of the flush that it needs (law 3).
     CheckpointAheadOfFlush,
     /// Stripes are written without a lock (law 4).
     WriteWithoutLock,
@@ -24,12 +32,16 @@ pub enum Mutant {
     ReadWithoutLock,
     /// A resync takes no lock (law 4).
     ResyncWithoutLock,
+    /// A recovery takes no lock (law 4).
+    FillWithoutLock,
     /// Read-modify-write in rows that await resync (law 5).
     ModifyUntrusted,
     /// Missing data is worked out in rows that await resync (law 5).
     RecoverUntrusted,
     /// Copies take turns in rows that await resync (law 5).
     AnyCopyUntrusted,
+    /// A member that is being filled is read above its offset (law 5).
+    ReadAboveOffset,
     /// A faulty member is read (law 5).
     ReadFaulty,
     /// Resync takes its truth from the last copy, reads from the first (law 5).
@@ -63,17 +75,23 @@ impl Mutant {
     pub const ALL: &[Mutant] = &[
         Mutant::AcknowledgeBeforePersist,
         Mutant::ForgetToRecordFailure,
+        Mutant::SkipBitmapWrite,
+        Mutant::BitAfterData,
+        Mutant::ClearBitsDegraded,
         Mutant::WriteBeforeDirty,
         Mutant::CleanWithoutFlush,
         Mutant::CleanWhileWriting,
         Mutant::ForgetOneFlush,
+        Mutant::InSyncWithoutFlush,
         Mutant::CheckpointAheadOfFlush,
         Mutant::WriteWithoutLock,
         Mutant::ReadWithoutLock,
         Mutant::ResyncWithoutLock,
+        Mutant::FillWithoutLock,
         Mutant::ModifyUntrusted,
         Mutant::RecoverUntrusted,
         Mutant::AnyCopyUntrusted,
+        Mutant::ReadAboveOffset,
         Mutant::ReadFaulty,
         Mutant::ResyncFromOtherCopy,
         Mutant::ForgetSuspects,

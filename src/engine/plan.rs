@@ -10,6 +10,8 @@
 //! The cheapest that is possible *and allowed* is taken. What the rows' parity is worth decides what is allowed
 //! (DESIGN law 5), see [`Trust`].
 
+use super::mutant::{self, Mutant};
+
 /// What the parity, or the other copies, of some rows are worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
@@ -96,7 +98,7 @@ impl Situation {
     /// What to read to work out every data cell that cannot be read.
     fn solution(&self) -> Result<Vec<Place>, OutOfReach> {
         let lost = self.unreadable();
-        if lost > 0 && self.trust == Trust::Unclean {
+        if lost > 0 && self.trust == Trust::Unclean && !mutant::is(Mutant::RecoverUntrusted) {
             return Err(OutOfReach);
         }
         let parities: Vec<_> = self.parities().filter(|(_, cell)| cell.readable).collect();
@@ -122,11 +124,7 @@ pub(super) fn write(situation: &Situation) -> Result<WritePlan, OutOfReach> {
     }
     let candidates = [reconstruct(situation), modify(situation), recover(situation)];
     // The first of the cheapest: reconstruct-write leaves consistent rows whatever they were before.
-    let cheapest = candidates.into_iter().flatten().min_by_key(|plan| plan.reads.len());
-    // Parity that is still to be filled is worth nothing yet: it may wait until the data can be read again.
-    let spared = || WritePlan { method: Method::DataOnly, reads: Vec::new() };
-    let may_spare = !carried_by_parity && situation.parities().all(|(_, cell)| !cell.readable);
-    cheapest.or_else(|| may_spare.then(spared)).ok_or(OutOfReach)
+    candidates.into_iter().flatten().min_by_key(|plan| plan.reads.len()).ok_or(OutOfReach)
 }
 
 fn reconstruct(situation: &Situation) -> Option<WritePlan> {
@@ -142,7 +140,8 @@ fn modify(situation: &Situation) -> Option<WritePlan> {
     let new = situation.data.iter().enumerate().filter(|(_, cell)| cell.new);
     let parities = situation.parities().filter(|(_, cell)| cell.writable);
     let cells: Vec<_> = new.map(|(i, cell)| (Place::Data(i), *cell)).chain(parities).collect();
-    let allowed = situation.trust == Trust::Consistent && cells.iter().all(|(_, cell)| cell.readable);
+    let trusted = situation.trust == Trust::Consistent || mutant::is(Mutant::ModifyUntrusted);
+    let allowed = trusted && cells.iter().all(|(_, cell)| cell.readable);
     allowed.then(|| WritePlan {
         method: Method::Modify,
         reads: cells.into_iter().map(|(place, _)| place).collect(),

@@ -25,6 +25,7 @@ use futures_util::future::join_all;
 use super::array::{Array, sectors};
 use super::events::Event;
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::{self, OutOfReach, Place};
 use super::solve;
 use super::stripe::{LINE_SECTORS, OUT_OF_REACH};
@@ -188,7 +189,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     async fn checkpoint_recovery(&self) -> Result<(), IoError> {
-        self.flush_members().await?;
+        if mutant::is(Mutant::CheckpointAheadOfFlush) {
+            let filling = self.filling();
+            filling.iter().for_each(|(member, cursor)| member.checkpoint.set(*cursor));
+        } else {
+            self.flush_members().await?;
+        }
         self.state.borrow_mut().wanted += 1;
         self.persist().await
     }
@@ -199,7 +205,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn complete_filled(&self, end: u64) -> Result<(), IoError> {
         let whole = |(member, cursor): (Rc<Member<D>>, Sector)| (cursor.0 >= end).then_some(member);
         let filled: Vec<_> = self.filling().into_iter().filter_map(whole).collect();
-        self.flush_members().await?;
+        if !mutant::is(Mutant::InSyncWithoutFlush) {
+            self.flush_members().await?;
+        }
         filled.iter().for_each(|member| member.filled.set(true));
         self.state.borrow_mut().wanted += 1;
         self.persist().await?;
@@ -264,7 +272,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         rows: &Range<u64>,
         targets: &[Rc<Member<D>>],
     ) -> Result<(), IoError> {
-        let _rows = self.locks.lock(rows.clone()).await;
+        let _rows = self.locks.lock_unless(Mutant::FillWithoutLock, rows.clone()).await;
         let slots: Vec<_> = targets.iter().filter_map(|member| member.slot.get()).collect();
         match self.work_out(stripe, rows, &slots, Vec::new()).await {
             Ok(cells) => self.write_filled(rows, targets, cells).await,
@@ -390,7 +398,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 continue;
             }
             moved = true;
-            let _rows = self.locks.lock(array.clone()).await;
+            let _rows = self.locks.lock_unless(Mutant::FillWithoutLock, array.clone()).await;
             match self.copy_of(copies, &array, None).await {
                 Ok(data) => {
                     let own = sector.0..sector.0 + array.end - array.start;

@@ -70,7 +70,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let result = member.read(sector, buf).await;
         if let Err(error) = &result {
             self.note_absence(member, error);
-            if error.kind == IoErrorKind::Media && member.in_sync() {
+            let is_parity = matches!(self.geometry, Geometry::Parity(_));
+            if error.kind != IoErrorKind::Media || !member.in_sync() {
+                return result;
+            }
+            // On a new array parity now decides what is there. It must not come back as something else.
+            let decided = is_parity && self.trust(&rows) == Trust::Initial && self.record_bad(member, &rows);
+            if !decided {
                 self.mend_later(member.slot.get().expect("a member in sync has a slot"), rows);
             }
         }

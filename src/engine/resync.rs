@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::array::{Array, sectors};
 use super::mirror::part_of;
+use super::mutant::{self, Mutant};
 use super::plan::{Place, Situation, Trust};
 use super::ranges::RowSet;
 use super::solve;
@@ -39,7 +40,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let Some(rows) = self.resync_place() else { break };
             let began = self.runtime.now();
             // Held until the rows are off the list: nobody sees them agree and yet be called unsynced.
-            let guard = self.locks.lock(rows.clone()).await;
+            let guard = self.locks.lock_unless(Mutant::ResyncWithoutLock, rows.clone()).await;
             let mismatched = self.resync_rows(&rows).await?;
             if let Some(resync) = &mut self.state.borrow_mut().resync {
                 resync.pending.remove(&rows);
@@ -54,7 +55,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.pace(Sector(rows.end - rows.start).bytes(), began).await;
         }
         // Nobody may write that nothing awaits resync before what was done for it is durable.
-        self.flush_members().await?;
+        if !mutant::is(Mutant::CheckpointAheadOfFlush) {
+            self.flush_members().await?;
+        }
         self.state.borrow_mut().resync = None;
         tracing::info!(array = self.name(), "resync ended");
         self.end_progress(SyncAction::Resync);
@@ -84,7 +87,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     async fn write_resync_checkpoint(&self) -> Result<(), IoError> {
         let cursor = self.state.borrow().resync.as_ref().map(Resync::cursor);
-        self.flush_members().await?;
+        if !mutant::is(Mutant::CheckpointAheadOfFlush) {
+            self.flush_members().await?;
+        }
         if let (Some(resync), Some(cursor)) = (&mut self.state.borrow_mut().resync, cursor) {
             resync.checkpoint = cursor;
         }
@@ -152,7 +157,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// Rows whose data can all be read, or, on a new array, worked out.
     fn can_resync(&self, situation: &Situation, lost: usize) -> bool {
-        lost == 0 || situation.trust != Trust::Unclean && super::plan::read(situation).is_ok()
+        let trusts = situation.trust != Trust::Unclean || mutant::is(Mutant::RecoverUntrusted);
+        lost == 0 || trusts && super::plan::read(situation).is_ok()
     }
 
     async fn resync_parity(
@@ -185,6 +191,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let new = new.freeze();
             writes.extend(self.writers(slot).map(|member| (member, new.clone())));
         }
+        // What parity says of data that could not be read is the data from now on: parity has just been made of it.
+        for &i in lost {
+            let Some(data) = band.data[i].take() else { continue };
+            let data = data.freeze();
+            writes.extend(self.writers(stripe.data[i]).map(|member| (member, data.clone())));
+        }
         let first = Sector(rows.start);
         let writes = writes.into_iter().map(|(member, data)| async move {
             let result = member.write(first, vec![data], Fua::No).await;
@@ -214,12 +226,25 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let len = (extent.len.0 * SECTOR_BYTES) as usize;
         let bufs = self.memory.scratch.alloc_all(&vec![len; extent.copies.len()]).await;
         let copies = self.read_all_copies(extent, bufs).await;
-        if copies.is_empty() {
-            return Ok(0);
+        let Some((_, _, first)) = copies.first() else { return Ok(0) };
+        let block = sectors(self.block_bytes);
+        if first.is_err() && extent.len.0 > block {
+            // Block by block: what can be read of the first copy is the truth, and has been served as such.
+            drop(copies);
+            let mut mismatched = 0;
+            for at in (0..extent.len.0).step_by(block as usize) {
+                let part = part_of(extent, at..extent.len.0.min(at + block));
+                mismatched += Box::pin(self.resync_extent(&part)).await?;
+            }
+            return Ok(mismatched);
         }
         // The first that can be read is the truth. One that cannot be read is written, which may mend it.
         let mut truth = None;
         let mut differing = Vec::new();
+        let mut copies = copies;
+        if mutant::is(Mutant::ResyncFromOtherCopy) {
+            copies.reverse();
+        }
         for (member, sector, result) in copies {
             match (result, &truth) {
                 (Ok(copy), None) => truth = Some(copy.freeze()),

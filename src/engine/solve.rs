@@ -1,5 +1,6 @@
 //! The arithmetic of a band: lost data, new parity, changed parity. `parity` has the kernels; here is who is who.
 
+use super::mutant::{self, Mutant};
 use super::plan::Place;
 use crate::io::{Buf, Slice};
 use crate::layout::Stripe;
@@ -83,8 +84,9 @@ pub(super) fn lost_data(stripe: &Stripe, lost: &[usize], band: &mut Band) {
 pub(super) fn parity(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
     let mut p = band.take();
     let mut q = stripe.q.map(|_| band.take());
+    let forgotten = mutant::is(Mutant::ForgetOldData).then(|| Slice::zeroes(band.len));
     let cell = |i: usize| -> &[u8] {
-        let new = new.get(i).and_then(|new| new.as_deref());
+        let new = new.get(i).and_then(|new| new.as_deref()).or(forgotten.as_deref());
         new.or(band.data[i].as_deref()).expect("all data is new, read or worked out")
     };
     match &mut q {
@@ -100,6 +102,7 @@ pub(super) fn modify(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
         let Some(new) = new else { continue };
         let old = band.data[i].as_deref().expect("a plan to modify reads what is overwritten");
         let exponent = stripe.exponents.get(i).copied().unwrap_or(0);
+        let exponent = exponent ^ u8::from(mutant::is(Mutant::WrongCoefficient));
         parity::update(old, new, exponent, band.p.as_deref_mut(), band.q.as_deref_mut());
     }
 }

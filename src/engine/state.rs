@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::array::Array;
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::ranges::RowSet;
 use crate::io::{Device, IoError, IoErrorKind, Runtime};
@@ -118,13 +119,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Law 8: whether the array could go on without this member. Not where it is the last to hold some data: in rows
     /// whose parity is not trusted, every data member is.
     pub(super) fn can_fail(&self, slot: MemberSlot) -> bool {
+        if mutant::is(Mutant::FailLastCopy) {
+            return true;
+        }
         if self.level() == Level::Raid0 {
             return false;
         }
         if let Geometry::Parity(_) = self.geometry {
             let state = self.state.borrow();
             let torn = state.resync.as_ref().is_some_and(|resync| resync.trust == Trust::Unclean);
-            if torn || !state.suspect.is_empty() {
+            if (torn || !state.suspect.is_empty()) && !mutant::is(Mutant::FailWhileUnclean) {
                 return false;
             }
         }

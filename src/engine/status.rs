@@ -117,7 +117,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             has_bitmap: self.has_bitmap(),
             has_ppl: superblock.has_ppl(),
             created_seconds: crate::md::superblock::unpack_seconds(superblock.ctime),
-            phase: state.phase,
+            // Clean is what the superblocks say, not what they are about to.
+            phase: match state.phase {
+                Phase::Clean if state.recorded.is_none() => Phase::Active,
+                phase => phase,
+            },
             read_only: state.read_only.clone(),
             health: self.health(),
             members: self.member_statuses(),

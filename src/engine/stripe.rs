@@ -11,6 +11,7 @@ use std::ops::Range;
 use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
+use super::mutant::{self, Mutant};
 use super::plan::{self, Cell, Method, OutOfReach, Place, Situation};
 use super::solve::{self, Band};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
@@ -109,7 +110,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return result
                 .map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows: piece.rows }) });
         }
-        let _rows = self.locks.lock(piece.rows.clone()).await;
+        let _rows = self.locks.lock_unless(Mutant::ReadWithoutLock, piece.rows.clone()).await;
         let avoid = if avoided { vec![slot] } else { Vec::new() };
         let result = self.read_locked(&piece.stripe, piece.data, piece.rows, buf, avoid).await;
         result.map_err(|error| Loss { error, unreadable: None })
@@ -315,7 +316,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let block = self.block_bytes;
         let square = part.start - part.start % block..part.end.next_multiple_of(block);
         let rows = rows_of(&stripe, parity.chunk().bytes(), &square);
-        let _rows = self.locks.lock(rows.clone()).await;
+        let _rows = self.locks.lock_unless(Mutant::WriteWithoutLock, rows.clone()).await;
         let _marked = self.mark(&rows).await?;
         let data = self.square(parity, &stripe, &part, &square, data).await?;
         let bands = bands(parity.chunk().bytes(), &square, &data, self.window_bytes());
@@ -481,6 +482,9 @@ pub(super) async fn square_edges<F: Future<Output = Result<Buf, IoError>>>(
     let len = part.end - part.start;
     let merge = async |start: u64, edge: Buf| -> Result<Slice, IoError> {
         let mut edge = old(start, edge).await?;
+        if mutant::is(Mutant::ForgetEdges) {
+            edge.zero();
+        }
         let new = part.start.max(start)..part.end.min(start + block);
         let mut at = (new.start - start) as usize;
         for slice in cut_slices(&data, new.start - part.start, new.end - new.start) {

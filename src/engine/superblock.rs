@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 
 use super::array::Array;
 use super::member::{Member, MemberState};
+use super::mutant::{self, Mutant};
 use super::state::{Phase, Resync, State};
 use crate::io::{Device, Fua, IoError, IoErrorKind, Runtime};
 use crate::layout::Level;
@@ -53,7 +54,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let _lane = self.lane.lock(0..1).await;
             self.check_open(true)?;
             if self.state.borrow().phase == Phase::Clean {
-                self.write_generation(true).await?;
+                if !mutant::is(Mutant::WriteBeforeDirty) {
+                    self.write_generation(true).await?;
+                }
                 self.check_open(true)?;
                 self.state.borrow_mut().phase = Phase::Active;
                 self.watch_for_idleness();
@@ -74,7 +77,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Returns once every member failure so far is durable in the superblocks of all survivors.
     pub(super) async fn persist(&self) -> Result<(), IoError> {
         let wanted = self.state.borrow().wanted;
-        if self.state.borrow().written >= wanted {
+        if self.state.borrow().written >= wanted || mutant::is(Mutant::ForgetToRecordFailure) {
+            return Ok(());
+        }
+        if mutant::is(Mutant::AcknowledgeBeforePersist) {
+            self.persist_later();
             return Ok(());
         }
         let _lane = self.lane.lock(0..1).await;
@@ -85,10 +92,26 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.write_generation(active).await
     }
 
+    /// A deliberate fault's way: somebody will see to it.
+    fn persist_later(&self) {
+        let (weak, runtime) = (self.weak.clone(), self.runtime.clone());
+        self.runtime.spawn(async move {
+            runtime.sleep(Duration::from_millis(2)).await;
+            let Some(array) = weak.upgrade() else { return };
+            let Ok(_busy) = array.enter(true) else { return };
+            let _lane = array.lane.lock(0..1).await;
+            let active = array.state.borrow().phase != Phase::Clean;
+            if let Err(error) = array.write_generation(active).await {
+                tracing::error!(%error, "not recorded");
+            }
+        });
+    }
+
     /// Writes one generation of superblocks to all live members, again without those that fail, until all have it.
     /// The caller holds the lane.
     pub(super) async fn write_generation(&self, active: bool) -> Result<(), IoError> {
-        let mut torn = self.state.borrow_mut().recorded.take().is_none();
+        let mut torn =
+            self.state.borrow_mut().recorded.take().is_none() && !mutant::is(Mutant::OneGenerationOnly);
         loop {
             let (generation, events) = {
                 let state = self.state.borrow();
@@ -202,7 +225,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 "an earlier flush failed; what it covered may be lost",
             ));
         }
-        let members = self.live_members();
+        let mut members = self.live_members();
+        if mutant::is(Mutant::ForgetOneFlush) && members.len() > 1 {
+            members.pop();
+        }
         let cursors: Vec<_> = members.iter().map(|member| member.cursor()).collect();
         let results = join_all(members.iter().map(|member| member.flush())).await;
         let mut lost = None;
@@ -269,8 +295,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) async fn go_clean(&self) -> Result<(), IoError> {
         // A stop waits for this to end, and does the rest itself.
         let Ok(_busy) = self.enter(true) else { return Ok(()) };
-        let may_be_clean =
-            |state: &State| state.phase == Phase::Active && state.in_flight == 0 && state.suspect.is_empty();
+        let hurries = mutant::is(Mutant::CleanWhileWriting);
+        let may_be_clean = |state: &State| {
+            state.phase == Phase::Active && (state.in_flight == 0 || hurries) && state.suspect.is_empty()
+        };
         let (writes, cursor) = {
             let state = self.state.borrow();
             if !may_be_clean(&state) {
@@ -278,11 +306,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             (state.writes, state.resync.as_ref().map(Resync::cursor))
         };
-        self.flush_members().await?;
+        if !mutant::is(Mutant::CleanWithoutFlush) {
+            self.flush_members().await?;
+        }
         let _lane = self.lane.lock(0..1).await;
         {
             let mut state = self.state.borrow_mut();
-            if !may_be_clean(&state) || state.writes != writes {
+            if !may_be_clean(&state) || (state.writes != writes && !hurries) {
                 return Ok(());
             }
             // From here on a write waits for the lane, and marks the array dirty again behind us.

@@ -36,7 +36,9 @@ pub struct Scene {
     pub clients: Cell<usize>,
     /// Where clients meet: most requests begin near here.
     pub hot: Cell<u64>,
-    /// Sectors of the disks are unreadable on purpose, so bytes seen may be another copy's later.
+    /// Writes since the last flush.
+    pub unflushed: Cell<u64>,
+    /// Memory of clients.
     pub pool: Pool,
 }
 
@@ -80,6 +82,7 @@ impl Scene {
             stopping: Cell::new(false),
             clients: Cell::new(0),
             hot: Cell::new(0),
+            unflushed: Cell::new(0),
             pool: payloads(),
         })
     }
@@ -129,10 +132,11 @@ impl Scene {
         let dice = self.world.dice();
         let size = self.array.size_bytes() / unit;
         let most = match dice.below(16) {
+            0..12 if self.plan.grain == 1 => 600,
             0..8 => 4096,
             8..12 => 16 << 10,
-            12..15 => 64 << 10,
-            _ if self.plan.grain < 512 => 32 << 10,
+            12..15 if self.plan.grain >= 128 => 64 << 10,
+            _ if self.plan.grain < 512 => 24 << 10,
             _ => 300 << 10,
         };
         let most = (most / unit).clamp(1, size);
@@ -171,6 +175,7 @@ impl Scene {
 
     async fn write(&self, part: Spot, content: Content, fua: bool) {
         let forced = if fua { Fua::Yes } else { Fua::No };
+        self.unflushed.set(self.unflushed.get() + 1);
         let number = self.oracle.borrow_mut().begin_write(part.start, part.len, content, fua);
         let data = self.payload(part.start, part.len, content);
         self.world.say(|| {
@@ -214,6 +219,7 @@ impl Scene {
 
     /// Makes durable what was acknowledged.
     pub async fn flush(&self) {
+        self.unflushed.set(0);
         let begun = self.oracle.borrow_mut().begin_flush();
         let result = self.array.flush().await;
         if result.is_ok() {
@@ -239,6 +245,9 @@ impl Scene {
         let dice = self.world.dice();
         let part = self.part(self.plan.grain);
         let fua = dice.one_in(6);
+        if self.unflushed.get() > self.plan.unflushed_max {
+            return self.flush().await;
+        }
         let is_zeroing = !self.plan.narrow.is_without(Part::Zeroing);
         match dice.below(64) {
             0..28 => {

@@ -100,8 +100,6 @@ pub struct Atlas {
     pub impaired: Vec<Cell<bool>>,
     /// A write has failed half-way, which only the next start mends.
     pub torn: Cell<bool>,
-    /// The array is new and has not crashed: rows that await resync have never been written.
-    pub fresh: Cell<bool>,
     /// What has happened.
     pub tally: RefCell<Tally>,
     /// Makes UUIDs of disks that are added.
@@ -115,7 +113,6 @@ impl Atlas {
             impaired: disks.iter().map(|_| Cell::new(false)).collect(),
             disks,
             torn: Cell::new(false),
-            fresh: Cell::new(true),
             tally: RefCell::default(),
             added: Cell::new(100),
         }
@@ -215,7 +212,7 @@ const ACTIONS: [(Action, Part); 20] = [
 pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     let (world, dice) = (&scene.world, scene.world.dice());
     while scene.clients.get() > 0 && !world.has_failed() {
-        world.sleep(Duration::from_micros(dice.between(50, 3000))).await;
+        world.sleep(Duration::from_micros(dice.between(20, 1500))).await;
         if world.will_crash() || !dice.one_in(scene.plan.trouble) {
             continue;
         }
@@ -223,15 +220,14 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
         if !scene.plan.narrow.is_without(part) {
             act(scene, atlas, action).await;
         }
-        look(scene, atlas);
+        look(scene);
     }
 }
 
 /// What is seen from outside tells the oracle how much to believe.
-pub fn look(scene: &Scene, atlas: &Atlas) {
+pub fn look(scene: &Scene) {
     let status = scene.array.status();
     if is_in_agreement(&status) {
-        atlas.fresh.set(false);
         scene.oracle.borrow_mut().settle();
     }
 }
@@ -250,7 +246,8 @@ fn victim(scene: &Scene, atlas: &Atlas) -> Option<usize> {
     }
     let sound = atlas.sound(&status);
     let is_parity = matches!(shape.level, 4..=6);
-    let is_trusted = is_in_agreement(&status) || (atlas.fresh.get() && shape.level != 6) || !is_parity;
+    // A first resync is a resync like any other to the next start, so it is not within redundancy to lose data now.
+    let is_trusted = is_in_agreement(&status) || !is_parity;
     if atlas.torn.get() || scene.full.get() || !is_trusted || status.has_suspect_rows {
         return None;
     }
@@ -508,6 +505,10 @@ pub async fn add(scene: &Scene, atlas: &Atlas, number: usize) {
 /// Waits until redundancy agrees, as far as the array will bring it about by itself.
 pub async fn until_agreed(scene: &Scene) {
     let patience = scene.world.now() + Duration::from_secs(600);
+    if scene.full.get() {
+        // A sync action that found no space is not tried again by itself.
+        scene.array.resume();
+    }
     // What somebody has just set going shows in a moment.
     scene.world.sleep(Duration::from_millis(5)).await;
     loop {

@@ -200,6 +200,13 @@ impl Platter {
         unreadable.extend(bytes.start / unit..bytes.end.div_ceil(unit));
     }
 
+    /// Ranges of bytes that cannot be read.
+    pub fn unreadable(&self) -> Vec<Range<usize>> {
+        let unit = self.0.store.borrow().as_ref().expect("there until it is dropped").unit();
+        let unreadable = self.0.faults.unreadable.borrow();
+        unreadable.iter().map(|&number| number as usize * unit..(number as usize + 1) * unit).collect()
+    }
+
     /// Nothing is wrong with it any more.
     pub fn mend(&self) {
         let faults = &self.0.faults;
@@ -256,6 +263,13 @@ impl Platter {
         let operations = self.0.operations.borrow();
         let slots = operations.slots.iter().filter_map(|slot| slot.operation.as_ref());
         slots.filter(|operation| operation.result.is_none()).count()
+    }
+
+    /// Operations under way, or hung, that somebody waits for.
+    pub fn awaited(&self) -> usize {
+        let operations = self.0.operations.borrow();
+        let slots = operations.slots.iter().filter_map(|slot| slot.operation.as_ref());
+        slots.filter(|operation| operation.result.is_none() && !operation.detached).count()
     }
 
     /// Operations that hang.

@@ -42,6 +42,9 @@ struct Arguments {
     /// Look for the smallest run that fails as the seed does (with --seed).
     #[arg(long)]
     shrink: bool,
+    /// Look for every deliberate fault of the engine, or those whose name contains this (needs --cfg raidd_mutants).
+    #[arg(long, num_args = 0..=1, default_missing_value = "")]
+    mutants: Option<String>,
     /// Go on after failing seeds, up to so many.
     #[arg(long, default_value_t = 10)]
     failures: usize,
@@ -70,6 +73,9 @@ fn main() -> ExitCode {
         Kind::Within => Profile::Within,
         Kind::Beyond => Profile::Beyond,
     });
+    if let Some(name) = &arguments.mutants {
+        return mutants(name, arguments.jobs.unwrap_or(cores()));
+    }
     if let Some(seed) = arguments.seed {
         return one(seed, profile.unwrap_or(Profile::Within), &arguments);
     }
@@ -83,13 +89,12 @@ fn main() -> ExitCode {
         (None, Some(_)) => fresh(),
         (None, None) => (0, 1000),
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let order = Order {
         first,
         end,
         profile,
         time: arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-        jobs: arguments.jobs.unwrap_or(cores),
+        jobs: arguments.jobs.unwrap_or(cores()),
         failures_max: arguments.failures,
     };
     println!("seeds from {first}");
@@ -114,4 +119,19 @@ fn one(seed: u64, profile: Profile, arguments: &Arguments) -> ExitCode {
     let report = run(seed, profile, narrow, arguments.trace);
     println!("{report:#?}");
     if report.failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(raidd_mutants)]
+fn mutants(name: &str, jobs: usize) -> ExitCode {
+    if raidd_sim::mutants::hunt_all(jobs, name) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(not(raidd_mutants))]
+fn mutants(_name: &str, _jobs: usize) -> ExitCode {
+    eprintln!("this build has no deliberate faults in it; use scripts/mutants");
+    ExitCode::FAILURE
 }

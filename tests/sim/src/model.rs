@@ -179,15 +179,22 @@ impl<'a> Model<'a> {
             if superblock.events == truth.events {
                 admitted = admitted.min(superblock.resync_offset);
             }
+            let start = superblock.data_offset.bytes() as usize;
             let bytes = platters[*disk].bytes();
             if bitmap.is_none() && superblock.events == truth.events {
                 bitmap = Some(bits_of(superblock, &bytes));
             }
-            let start = superblock.data_offset.bytes() as usize;
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
             let held = if recovered == Sector::MAX { len } else { (recovered.bytes() as usize).min(len) };
-            let bad = bad_blocks(superblock, &bytes);
+            let mut bad = bad_blocks(superblock, &bytes);
+            // What cannot be read is not there.
+            let unreadable = platters[*disk].unreadable();
+            bad.extend(
+                unreadable
+                    .into_iter()
+                    .filter_map(|at| Some(at.start.checked_sub(start)?..at.end.checked_sub(start)?)),
+            );
             members[slot.index()] = Some(Member { bytes, start, held, bad, disk: *disk });
         }
         let chunk = if truth.level == 1 { 4096 } else { truth.chunk.bytes() as usize };

@@ -112,6 +112,8 @@ pub struct Plan {
     pub sessions: bool,
     /// One of the director's looks in so many brings a fault.
     pub trouble: u64,
+    /// Writes after which somebody flushes.
+    pub unflushed_max: u64,
     /// Write everything before anything else.
     pub fill: bool,
 }
@@ -157,6 +159,7 @@ impl Plan {
             eras,
             sessions: dice.one_in(6) && !narrow.is_without(Part::Sessions),
             trouble: dice.between(1, 12),
+            unflushed_max: *dice.pick(&[5, 15, 40]),
             fill: dice.one_in(2),
         };
         if shape.spare_slots > 0 && dice.one_in(10) {

@@ -16,7 +16,7 @@ use crate::disk::Platter;
 use crate::model::{Model, superblock, survives};
 use crate::oracle::Oracle;
 use crate::plan::{Narrow, Part, Plan, Profile};
-use crate::setup::{SimArray, assemble_array, check_memory, label, make_array};
+use crate::setup::{SimArray, assemble_array, check_memory, forget_memory, label, make_array};
 use crate::store::Luck;
 use crate::world::{Ended, World};
 
@@ -94,7 +94,11 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         tally: *run.atlas.tally.borrow(),
     };
     drop(run);
-    Report { failure: report.failure.or_else(|| check_memory().err()), ..report }
+    let leak = check_memory().err();
+    if leak.is_some() {
+        forget_memory();
+    }
+    Report { failure: report.failure.or(leak), ..report }
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
@@ -124,8 +128,6 @@ impl Run {
         let present = if number == 0 { Vec::new() } else { self.return_disks() };
         let (plan, world) = (self.plan.clone(), self.world.clone());
         let (atlas, oracle, done) = (self.atlas.clone(), self.oracle.clone(), self.done.clone());
-        // Only while it runs for the first time does it know that nothing was ever written.
-        self.atlas.fresh.set(number == 0);
         world.say(|| format!("run: era {number}"));
         let ended = self.world.live(async move {
             let array = if number == 0 {
@@ -166,7 +168,6 @@ impl Run {
         }
         self.world.note(5, u64::from(machine));
         self.oracle.borrow_mut().crash(machine);
-        self.atlas.fresh.set(false);
         self.atlas.torn.set(false);
         self.check_admitted()
     }
@@ -187,8 +188,7 @@ impl Run {
 
     /// An array that was stopped says what is.
     fn after_stop(&self) -> Result<(), String> {
-        let busy: Vec<_> =
-            self.atlas.disks.iter().filter(|disk| disk.busy() > disk.hung()).map(label).collect();
+        let busy: Vec<_> = self.atlas.disks.iter().filter(|disk| disk.awaited() > 0).map(label).collect();
         if !busy.is_empty() {
             return Err(format!("the array has been stopped, but writes to {busy:?} are under way"));
         }
@@ -293,9 +293,19 @@ async fn start(
         }
     }
     let block = plan.making.block;
+    let mut present = present.to_vec();
     let options = AssembleOptions::default();
-    let mut result = assemble_array(world, present, block, options).await;
+    let mut result = assemble_array(world, &present, block, options).await;
     world.say(|| format!("run: assembled {} disks: {:?}", present.len(), result.as_ref().err()));
+    if matches!(&result, Err(Refusal::BadSet(why)) if why.starts_with("split brain")) {
+        // A disk that left long ago may look like one that went its own way. The operator leaves such disks out.
+        atlas.count(|tally| tally.refusals += 1);
+        let events = |disk: &Platter| superblock(disk).map_or(0, |superblock| superblock.events.0);
+        let newest = present.iter().map(events).max().unwrap_or(0);
+        present.retain(|disk| events(disk) + 1 >= newest);
+        result = assemble_array(world, &present, block, AssembleOptions::default()).await;
+        world.say(|| format!("run: without the old ones: {:?}", result.as_ref().err()));
+    }
     if let Err(error) = &result {
         atlas.count(|tally| tally.refusals += 1);
         if plan.profile == Profile::Within {
@@ -308,7 +318,7 @@ async fn start(
         }
         if matches!(error, Refusal::DirtyDegraded(_)) {
             let options = AssembleOptions { force: true, ..Default::default() };
-            result = assemble_array(world, present, block, options).await;
+            result = assemble_array(world, &present, block, options).await;
             atlas.count(|tally| tally.forced += 1);
             match &result {
                 // Where it was being written, what is missing is anything.
@@ -333,7 +343,7 @@ fn stripe_bytes(plan: &Plan) -> u64 {
 /// An era from the first request to the stop.
 async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
     let (world, dice) = (scene.world.clone(), scene.world.dice());
-    look(scene, atlas);
+    look(scene);
     if number == 0 && scene.plan.fill {
         scene.fill().await;
     }
@@ -393,13 +403,11 @@ async fn make_whole(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 /// At a quiet moment everything is looked at: by the clients' way, and on the members.
 async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     until_agreed(scene).await;
-    look(scene, atlas);
+    look(scene);
     scene.read_all().await;
     scene.flush().await;
     scene.world.sleep(Duration::from_millis(450)).await;
-    while atlas.disks.iter().any(|disk| disk.busy() > disk.hung()) {
-        scene.world.sleep(Duration::from_micros(500)).await;
-    }
+    until_quiet(scene, atlas).await;
     if scene.world.has_failed() {
         return;
     }
@@ -419,6 +427,20 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     }
     if is_in_agreement(&status) && status.phase == Phase::Clean {
         scene.oracle.borrow_mut().at_rest();
+    }
+}
+
+/// Waits until nothing has been asked of any disk for a while.
+async fn until_quiet(scene: &Scene, atlas: &Atlas) {
+    let ended = || -> u64 { atlas.disks.iter().map(|disk| disk.counts().operations).sum() };
+    let mut before = ended();
+    loop {
+        scene.world.sleep(Duration::from_millis(1)).await;
+        let now = ended();
+        if now == before && atlas.disks.iter().all(|disk| disk.awaited() == 0) {
+            return;
+        }
+        before = now;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes arrays of simulated disks, and starts them.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use raidd::engine::{Array, AssembleOptions, Found, Memory, Refusal, assemble, create, load};
@@ -90,20 +90,26 @@ pub fn platters(shape: &Shape, seed: u64) -> Vec<Platter> {
 }
 
 thread_local! {
-    static MEMORY: OnceCell<Memory> = const { OnceCell::new() };
-    static PAYLOADS: OnceCell<Pool> = const { OnceCell::new() };
+    static MEMORY: RefCell<Option<Memory>> = const { RefCell::new(None) };
+    static PAYLOADS: RefCell<Option<Pool>> = const { RefCell::new(None) };
 }
 
 /// The engine's memory; one for all runs of a thread, which gives it back each time.
 pub fn memory() -> Memory {
-    MEMORY.with(|memory| {
-        memory.get_or_init(|| Memory::new(Memory::MIN_BYTES).expect("16 MiB of address space")).clone()
-    })
+    let new = || Memory::new(Memory::MIN_BYTES).expect("16 MiB of address space");
+    MEMORY.with_borrow_mut(|memory| memory.get_or_insert_with(new).clone())
 }
 
 /// Memory for what clients read and write; as above.
 pub fn payloads() -> Pool {
-    PAYLOADS.with(|pool| pool.get_or_init(|| Pool::new(32 << 20).expect("32 MiB of address space")).clone())
+    let new = || Pool::new(32 << 20).expect("32 MiB of address space");
+    PAYLOADS.with_borrow_mut(|pool| pool.get_or_insert_with(new).clone())
+}
+
+/// Forgets this thread's memory: some of it is in the hands of what panicked.
+pub fn forget_memory() {
+    MEMORY.set(None);
+    PAYLOADS.set(None);
 }
 
 /// Whether all memory of this thread has come back.
