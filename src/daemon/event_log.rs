@@ -115,7 +115,7 @@ impl Teller {
             engine::Event::SpareActive { member } => self.tell(array, "SpareActive", Some(member)),
             engine::Event::SyncStarted(action) => rebuild("RebuildStarted".into(), action, None),
             engine::Event::SyncProgress(action, percent) => {
-                rebuild(format!("Rebuild{percent}"), action, None)
+                rebuild(format!("Rebuild{percent}"), action, None);
             }
             engine::Event::SyncFinished { action, mismatched_sectors } => {
                 let looked = matches!(action, SyncAction::Check | SyncAction::Repair);
