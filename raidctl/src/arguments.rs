@@ -245,8 +245,9 @@ Example:
 
     /// Show in a minute what raidd is for: needs no root, no disks and no running daemon
     ///
-    /// Starts a raidd of its own in a temporary folder, makes an array of files, writes data over NBD, fails a member
-    /// under that load, reads everything back and compares it. Exit status 1 if a single byte differs.
+    /// Starts a raidd of its own in a temporary folder, makes an array of files, writes data over NBD, kills a member
+    /// under that load, recovers onto a spare, corrupts a block and scrubs; reads everything back and compares it. Exit
+    /// status 1 if a single byte differs.
     #[command(
         after_help = "Example:\n  raidctl demo\n  raidctl demo --level 6 --size 256M --dir /var/tmp --keep"
     )]
