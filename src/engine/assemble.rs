@@ -408,8 +408,8 @@ fn is_continued(superblocks: &[&Superblock], index: usize, truth: &Superblock) -
         if one.dev_roles.iter().enumerate().any(in_both) {
             return true;
         }
-        for other in 0..superblocks.len() {
-            if !known.contains(&other) && was_with(one, superblocks[other]) {
+        for (other, superblock) in superblocks.iter().enumerate() {
+            if !known.contains(&other) && was_with(one, superblock) {
                 known.push(other);
             }
         }

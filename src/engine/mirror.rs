@@ -37,6 +37,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         mut buf: Buf,
     ) -> Result<Buf, IoError> {
         let len = buf.len();
+        let all = sectors(offset_bytes)..sectors(offset_bytes + len as u64);
         let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
         // Cut where errors are to be told apart: sectors.
         let mut step = None;
@@ -54,9 +55,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             for loss in lost.into_iter().filter_map(Result::err) {
                 match loss.unreadable {
-                    Some((start, _))
-                        if step.is_none() && self.trust(&(start.0..start.0 + 1)) != Trust::Consistent =>
-                    {
+                    Some(_) if step.is_none() && self.trust(&all) != Trust::Consistent => {
                         // Copies that may differ must not be mixed otherwise than a resync would.
                         step = Some(sectors(self.block_bytes));
                         avoid.clear();

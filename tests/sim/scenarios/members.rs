@@ -45,7 +45,7 @@ fn new_member(world: &World, platter: &Platter, label: &str) -> NewMember<Disk> 
 
 async fn client_of(world: &World, shape: &Shape, disks: &[Platter], seed: u64) -> Client {
     let some: Vec<_> = disks.iter().cloned().map(Some).collect();
-    let array = create_array(world, shape, &some, 512, seed % 2 == 0, true).await.unwrap();
+    let array = create_array(world, shape, &some, 512, seed.is_multiple_of(2), true).await.unwrap();
     let mut client = Client::new(array, world);
     client.fill().await;
     client.until_synced().await;
