@@ -99,6 +99,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let tuning = Tuning::parse(settings.iter().map(String::as_str)).map_err(Failure::Usage)?;
             change(control, json, &name, "tune", &tuning)
         }
+        Command::Events { follow } => Daemon::at(control)?.events(follow, &mut |event| {
+            if json { document(event) } else { output(render::event(event).as_bytes()) }
+        }),
         Command::Inject { name, device, fault } => {
             change(control, json, &name, "inject", &json!({ "device": device, "fault": fault }))
         }

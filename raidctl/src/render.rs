@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use raidd::api::{Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
+use raidd::api::{Event, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
 
 use crate::quantity::{duration, moment, short_size, size};
 
@@ -102,6 +102,22 @@ pub fn tuning(tuning: &Tuning) -> String {
         }),
     );
     text
+}
+
+/// Something that happened, as a line.
+pub fn event(event: &Event) -> String {
+    let mut line =
+        format!("{}  {}  {}", moment(event.unix_ms / 1000), printable(&event.array), printable(&event.event));
+    if let Some(action) = &event.action {
+        line.push_str(&format!("  {}", printable(action)));
+    }
+    if let Some(device) = &event.device {
+        line.push_str(&format!("  {}", printable(device)));
+    }
+    if let Some(mismatches) = event.mismatches {
+        line.push_str(&format!("  {mismatches} mismatches"));
+    }
+    line + "\n"
 }
 
 fn members(array: &Status) -> String {
@@ -332,6 +348,21 @@ größe  raid10  1.50 TiB  read-only  degraded  [U__U]   -              -
 ";
         assert_eq!(list(&[array(), idle]), expected);
         assert_eq!(list(&[]), "no arrays\n");
+    }
+
+    #[test]
+    fn an_event_is_a_line() {
+        let happened = Event {
+            unix_ms: 1_795_215_773_999,
+            event: "RebuildFinished".into(),
+            array: "vol0".into(),
+            action: Some("check".into()),
+            mismatches: Some(8),
+            ..Event::default()
+        };
+        assert_eq!(event(&happened), "2026-11-20 23:02:53 UTC  vol0  RebuildFinished  check  8 mismatches\n");
+        let failed = Event { event: "Fail".into(), device: Some("/dev/\x1bx".into()), ..happened };
+        assert!(event(&failed).contains("  Fail  ") && !event(&failed).contains('\x1b'));
     }
 
     #[test]

@@ -7,13 +7,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::Poll;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use raidd::api::{AssembleArray, CreateArray, Problem, Status, default_control_path};
+use raidd::api::{AssembleArray, CreateArray, Event, Problem, Status, default_control_path};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -89,6 +91,44 @@ impl Daemon {
         self.told(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(body))
     }
 
+    /// Gives `each` what has happened, and with `follow` what happens, until raidd ends.
+    pub fn events(
+        &self,
+        follow: bool,
+        each: &mut dyn FnMut(&Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let path = format!("/v1/events?follow={follow}");
+        let broken = |error: io::Error| self.explain(CallError::Broken(error.to_string()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+        runtime.block_on(async {
+            let (mut response, connection) =
+                begin(&self.socket, Method::GET, &path, Bytes::new()).await.map_err(|e| self.explain(e))?;
+            let _driven = tokio::spawn(connection);
+            if !response.status().is_success() {
+                let status = response.status();
+                let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+                let answer = answer.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                return Err(self.explain(refusal(status, &answer)));
+            }
+            let mut unread = Vec::new();
+            while let Some(frame) = response.frame().await {
+                let frame = frame.map_err(|error| self.explain(CallError::Broken(error.to_string())))?;
+                unread.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                if unread.len() > ANSWER_BYTES_MAX {
+                    return Err(self.explain(CallError::Broken("an endless line".into())));
+                }
+                while let Some(end) = unread.iter().position(|&byte| byte == b'\n') {
+                    let line: Vec<u8> = unread.drain(..=end).collect();
+                    let Some(data) = line.strip_prefix(b"data: ") else { continue };
+                    let event = serde_json::from_slice(data)
+                        .map_err(|error| self.explain(CallError::Broken(format!("no event: {error}"))))?;
+                    each(&event)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Whether it is up.
     pub fn is_up(&self) -> Result<bool, CallError> {
         match self.ask(Method::GET, "/healthz", None::<&()>) {
@@ -154,10 +194,18 @@ fn reason(error: &io::Error) -> &'static str {
     }
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+/// Sends a request, and gives what comes of it with the connection that has to be driven while it is read.
+async fn begin(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(hyper::Response<Incoming>, Connection), CallError> {
     let stream = UnixStream::connect(socket).await.map_err(CallError::Absent)?;
     let broken = |error: hyper::Error| CallError::Broken(error.to_string());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, mut connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -165,19 +213,29 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Res
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
         .map_err(|error| CallError::Broken(error.to_string()))?;
-    let conversation = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| CallError::Broken(error.to_string()))?;
-        Ok((status, answer.to_bytes()))
+    // The connection does the work, and stays there for the body.
+    let mut response = std::pin::pin!(sender.send_request(request));
+    let response = std::future::poll_fn(|context| {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut connection).poll(context) {
+            return Poll::Ready(Err(error));
+        }
+        response.as_mut().poll(context)
+    });
+    let response = response.await.map_err(broken)?;
+    Ok((response, connection))
+}
+
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+    let (response, connection) = begin(socket, method, path, body).await?;
+    let broken = |error: hyper::Error| CallError::Broken(error.to_string());
+    let status = response.status();
+    let answer = async {
+        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        answer.map(|answer| answer.to_bytes()).map_err(|error| CallError::Broken(error.to_string()))
     };
-    // The connection does the work for the conversation; it ends on its own when that has let go of the sender.
-    let (status, answer) = tokio::select! {
+    let answer = tokio::select! {
         biased;
-        result = conversation => result?,
+        result = answer => result?,
         ended = async { match connection.await {
             Ok(()) => std::future::pending().await,
             Err(error) => error,

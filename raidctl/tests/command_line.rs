@@ -57,6 +57,20 @@ impl Operator for Fake {
         }
         Ok(Reply::Array(Box::new(array(&name, &warnings))))
     }
+
+    fn events(&self) -> (Vec<api::Event>, Option<tokio::sync::broadcast::Receiver<api::Event>>) {
+        (vec![event(1, "NewArray"), event(2, "Fail")], None)
+    }
+}
+
+fn event(id: u64, name: &str) -> api::Event {
+    api::Event {
+        id,
+        unix_ms: 1_795_215_773_004,
+        event: name.to_owned(),
+        array: "vol0".to_owned(),
+        ..api::Event::default()
+    }
 }
 
 fn array(name: &str, warnings: &[String]) -> Status {

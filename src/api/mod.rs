@@ -11,6 +11,7 @@
 //!   wherever it is called: raidctl makes a usage error of it, the server a [`Problem`].
 
 mod command;
+mod event;
 mod fault;
 mod problem;
 mod status;
@@ -20,6 +21,7 @@ mod tuning;
 pub use command::{
     AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply, Scrub, check_path,
 };
+pub use event::Event;
 pub use fault::{CORRUPT_BYTES_MAX, Fault, FaultRange};
 pub use problem::{Problem, ProblemCode};
 pub use status::{

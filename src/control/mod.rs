@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Whatever is sent gets an answer in JSON, or a closed connection; every refusal is a problem document (RFC 9457).
 //! - A command that was handed over runs to its end, though the client may leave before.
+//! - A client that follows events holds up nobody: what it is too slow for it misses.
 //! - Requests are at most [`BODY_BYTES_MAX`] long and [`CONNECTIONS_MAX`] clients are connected at a time; more of them
 //!   wait in the socket's backlog.
 //! - It runs on a thread of its own ([`start`]), so a slow client costs nobody anything.
@@ -22,7 +23,9 @@ pub use routes::router;
 pub use server::{Server, serve, start};
 pub use socket::{BindError, ControlSocket, bind};
 
-use crate::api::{Command, Problem, Reply};
+use tokio::sync::broadcast;
+
+use crate::api::{Command, Event, Problem, Reply};
 
 /// The longest request body. The largest real one names a member for each of 1920 slots by paths of some 200 bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -34,4 +37,8 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub trait Operator: Send + Sync + 'static {
     /// Does it, and answers when it is done. A returned [`Problem`] says in one line what, why, and what to do.
     fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, Problem>> + Send;
+
+    /// What has happened so far, oldest first, and what happens from now on, with nothing in between. The latter ends
+    /// when the daemon stops; none: it is stopping.
+    fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>);
 }

@@ -14,25 +14,29 @@
 //! | `POST /v1/arrays/{name}/pause`, `resume` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
+//! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
 //! | `GET /healthz` | | 200, whenever the server lives |
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::{Body as AxumBody, Bytes};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{BODY_BYTES_MAX, Operator};
 use crate::api::{
-    AssembleArray, Command, CreateArray, Fault, Problem, ProblemCode, Reply, Scrub, Status, Tuning,
+    AssembleArray, Command, CreateArray, Event, Fault, Problem, ProblemCode, Reply, Scrub, Status, Tuning,
     check_path,
 };
 
@@ -40,6 +44,7 @@ use crate::api::{
 pub fn router<O: Operator>(operator: Arc<O>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
+        .route("/v1/events", get(events::<O>))
         .route("/v1/arrays", get(list::<O>).post(create::<O>))
         // An array may well be called `scan`: GET asks for that one.
         .route("/v1/arrays/assemble", post(assemble::<O>).get(status_of_assemble::<O>))
@@ -113,6 +118,46 @@ struct InjectBody {
 
 async fn healthz() -> Response {
     json(StatusCode::OK, "application/json", &serde_json::json!({ "status": "ok" }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    #[serde(default = "yes")]
+    follow: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Events as they are sent: `id` is what a client may say it has seen, `data` is one line of JSON.
+async fn events<O: Operator>(
+    State(operator): State<Arc<O>>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Answer {
+    let Ok(Query(EventsQuery { follow })) = query else {
+        return Err(invalid("the only question about events is follow=true or follow=false: ask that").into());
+    };
+    let (past, live) = operator.events();
+    let past: Vec<_> = past.iter().map(|event| Ok::<_, Infallible>(sent(event))).collect();
+    let live = stream::unfold(live.filter(|_| follow), |live| async move {
+        let mut live = live?;
+        let bytes = match live.recv().await {
+            Ok(event) => sent(&event),
+            // A comment, which clients pass over.
+            Err(RecvError::Lagged(missed)) => Bytes::from(format!(": {missed} events missed\n\n")),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(bytes), Some(live)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, AxumBody::from_stream(stream::iter(past).chain(live))).into_response())
+}
+
+fn sent(event: &Event) -> Bytes {
+    let data = serde_json::to_string(event).expect("an event is plain data");
+    Bytes::from(format!("id: {}\ndata: {data}\n\n", event.id))
 }
 
 async fn list<O: Operator>(State(operator): State<Arc<O>>) -> Answer {

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::broadcast;
+
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, Command, ConsistencyPolicy, Fault, Health, Problem, ProblemCode, Reply, Scrub, Status,
+    ArrayState, Command, ConsistencyPolicy, Event, Fault, Health, Problem, ProblemCode, Reply, Scrub, Status,
     SyncStatus, Tuning,
 };
 
@@ -40,6 +42,20 @@ impl Operator for Fake {
             return Ok(Reply::Done);
         }
         Ok(Reply::Array(Box::new(array(&name))))
+    }
+
+    fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>) {
+        (vec![event(1, "NewArray"), event(2, "Fail")], None)
+    }
+}
+
+fn event(id: u64, name: &str) -> Event {
+    Event {
+        id,
+        unix_ms: 1_795_215_773_004,
+        event: name.to_owned(),
+        array: "vol0".to_owned(),
+        ..Event::default()
     }
 }
 
@@ -197,6 +213,14 @@ fn every_command_has_its_route() {
         assert_eq!(server.ask("POST", &format!("/v1/arrays/vol0/{path}"), body).0, 200, "{path}");
         assert_eq!(server.asked(), vec![command]);
     }
+
+    for path in ["/v1/events", "/v1/events?follow=false"] {
+        let answer =
+            server.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+        assert!(answer.contains("content-type: text/event-stream\r\n"), "{answer}");
+        assert!(answer.contains("id: 2\ndata: {\"id\":2,"), "{answer}");
+    }
+    assert_eq!(server.refused("GET", "/v1/events?x=y", ""), (400, ProblemCode::InvalidRequest));
 
     assert_eq!(server.ask("GET", "/healthz", ""), (200, "{\"status\":\"ok\"}\n".to_owned()));
 }

@@ -6,6 +6,7 @@
 
 mod array_home;
 pub mod config;
+mod event_log;
 mod exports;
 mod faults;
 mod members;
@@ -28,6 +29,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{SigSet, Signal};
 
 use self::config::{Config, NbdAddress};
+use self::event_log::EventLog;
 use self::exports::Service;
 use self::operator::Operator;
 use self::saved::StateDir;
@@ -70,7 +72,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     if config.enable_fault_injection {
         tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");
     }
-    let operator = Arc::new(Operator::new(service.clone(), memory, state, config));
+    let events = EventLog::open(&config.state_dir).map_err(|why| anyhow!(why))?;
+    let operator = Arc::new(Operator::new(service.clone(), memory, state, events, config));
     let known = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let known = known.context("cannot start a thread")?;
     known.block_on(operator.start_known(config.assemble_wait));
@@ -98,6 +101,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         operator.stop_all().await
     });
+    operator.events.close();
     server.stop().context("the control server failed")?;
     for reactor in &reactors {
         reactor.stop();

@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
+
 use super::array_home::{ArrayId, move_out, resident, settle_in};
 use super::config::{Config, NbdAddress};
+use super::event_log::{EventLog, Teller};
 use super::exports::{Service, stop_clients};
 use super::faults::MemberDisk;
 use super::members::{
@@ -22,8 +25,8 @@ use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
 use crate::api::{
-    AssembleArray, Command, ConsistencyPolicy, CreateArray, Init, Problem, ProblemCode, Reply, Status,
-    Tuning, valid_name,
+    AssembleArray, Command, ConsistencyPolicy, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply,
+    Status, Tuning, valid_name,
 };
 use crate::control;
 use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
@@ -43,6 +46,7 @@ pub struct Operator {
     one_at_a_time: tokio::sync::Mutex<()>,
     addresses: Vec<NbdAddress>,
     pub(super) injectable: bool,
+    pub(super) events: EventLog,
     next_id: AtomicU64,
     /// Why arrays that should run do not, by UUID.
     waiting: Mutex<HashMap<String, String>>,
@@ -85,13 +89,20 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 impl Operator {
-    pub fn new(service: Service, memory: Memory, state: StateDir, config: &Config) -> Operator {
+    pub fn new(
+        service: Service,
+        memory: Memory,
+        state: StateDir,
+        events: EventLog,
+        config: &Config,
+    ) -> Operator {
         Operator {
             service,
             memory,
             state: Mutex::new(state),
             one_at_a_time: tokio::sync::Mutex::default(),
             addresses: config.nbd.clone(),
+            events,
             injectable: config.enable_fault_injection,
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
@@ -135,6 +146,7 @@ impl Operator {
         let home = self.home_of(array);
         let (memory, name, injectable) = (self.memory.clone(), spec.name.clone(), self.injectable);
         let zero = spec.init == Init::Zero;
+        let teller = self.events.teller();
         let made = home.call(move || async move {
             let new = present.into_iter().map(|Candidate { disk, label }| create::NewMember {
                 device: MemberDisk::new(Disk::new(disk), &label, injectable),
@@ -144,7 +156,7 @@ impl Operator {
             create::write(&new, &created, zero, &memory.metadata).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            start_here(array, devices, &options, Tuning::default(), &memory).await
+            start_here(array, devices, &options, Tuning::default(), teller, &memory).await
         });
         made.await
             .map_err(|_| internal("a reactor has ended"))?
@@ -187,6 +199,11 @@ impl Operator {
         let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
         self.service.registry.insert(Arc::new(entry));
         let status = report::status(&facts, &self.addresses, 0);
+        let teller = self.events.teller();
+        teller.tell(&facts.name, "NewArray", None);
+        if status.health != Health::Optimal {
+            teller.tell(&facts.name, "DegradedArray", None);
+        }
         self.waiting().remove(&status.uuid);
         let saved = SavedArray {
             uuid: status.uuid.clone(),
@@ -304,12 +321,12 @@ impl Operator {
         let memory = self.memory.clone();
         let tuning = wanted.map(|uuid| self.tuning_of(&uuid)).unwrap_or_default();
         let options = AssembleOptions { name, ..options };
-        let injectable = self.injectable;
+        let (injectable, teller) = (self.injectable, self.events.teller());
         let started = home.call(move || async move {
             let devices = candidates.into_iter().map(|Candidate { disk, label }| {
                 (MemberDisk::new(Disk::new(disk), &label, injectable), label)
             });
-            start_here(array, devices.collect(), &options, tuning, &memory).await
+            start_here(array, devices.collect(), &options, tuning, teller, &memory).await
         });
         started
             .await
@@ -411,6 +428,7 @@ impl Operator {
         self.stop_entry(&entry, force).await?;
         let uuid = format_uuid(&entry.uuid);
         self.remember(|state| state.update(&uuid, |array| array.start = false));
+        self.events.teller().tell(name, "DeviceDisappeared", None);
         tracing::info!(array = name, "stopped");
         Ok(Reply::Done)
     }
@@ -509,6 +527,10 @@ impl Operator {
 }
 
 impl control::Operator for Operator {
+    fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>) {
+        self.events.subscribe()
+    }
+
     async fn execute(&self, command: Command) -> Result<Reply, Problem> {
         match command {
             Command::Create(spec) => self.create(spec).await,
@@ -537,6 +559,7 @@ async fn start_here(
     devices: Vec<(MemberDisk, String)>,
     options: &AssembleOptions,
     tuning: Tuning,
+    teller: Teller,
     memory: &Memory,
 ) -> Result<(), Refusal> {
     let mut found = Vec::new();
@@ -545,6 +568,8 @@ async fn start_here(
     }
     let array = engine::assemble(found, options, memory, &runtime()).await?;
     apply(&array, tuning);
+    let name = array.name().to_owned();
+    array.listen(move |event| teller.tell_engine(&name, event));
     array.start();
     settle_in(id, array);
     Ok(())

@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::array::{Array, sectors};
+use super::events::Event;
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::{self, OutOfReach, Place};
@@ -85,6 +86,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if complete {
             self.complete_filled(end).await?;
             tracing::info!(array = self.name(), "recovery ended");
+            self.end_progress(SyncAction::Recovery);
         }
         Ok(())
     }
@@ -218,6 +220,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             member.guided.set(false);
             tracing::info!(array = self.name(), member = member.label, %slot, "member is in sync");
+            self.tell(Event::SpareActive { member: member.label.clone() });
             self.state.borrow_mut().wanted += 1;
         }
         self.persist().await?;

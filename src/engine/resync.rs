@@ -60,6 +60,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         self.state.borrow_mut().resync = None;
         tracing::info!(array = self.name(), "resync ended");
+        self.end_progress(SyncAction::Resync);
         self.watch_idle_bits();
         self.checkpoint_resync().await?;
         // Not some seconds later: whoever leaves now and comes back would be filled as a whole.

@@ -159,10 +159,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.note_progress(cursor);
             self.pace(Sector(cursor - rows.start).bytes(), began).await;
         }
-        let mut scrub = self.sync.scrub.borrow_mut();
-        tracing::info!(array = self.name(), mismatched_sectors = scrub.mismatched_sectors, "scrub ended");
-        (scrub.wanted, scrub.cursor) = (None, 0);
-        scrub.completed = Some(self.runtime.wall());
+        let mismatched_sectors = self.mismatched_sectors();
+        tracing::info!(array = self.name(), mismatched_sectors, "scrub ended");
+        let repair = {
+            let mut scrub = self.sync.scrub.borrow_mut();
+            scrub.cursor = 0;
+            scrub.completed = Some(self.runtime.wall());
+            scrub.wanted.take()
+        };
+        self.end_progress(if repair == Some(true) { SyncAction::Repair } else { SyncAction::Check });
         Ok(())
     }
 

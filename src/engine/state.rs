@@ -172,10 +172,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn fail_member(&self, member: &Member<D>, why: &str) {
         let slot = member.slot.get();
         assert!(slot.is_none_or(|slot| !member.in_sync() || self.can_fail(slot)), "law 8");
-        if member.state.replace(MemberState::Faulty) == MemberState::Faulty {
+        let before = member.state.replace(MemberState::Faulty);
+        if before == MemberState::Faulty {
             return;
         }
         tracing::error!(array = self.name(), member = member.label, why, "member failed");
+        self.tell_failure(member, before);
         if let Some(slot) = slot {
             self.roster.borrow_mut().promote_replacement(slot);
         }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::array::Array;
+use super::events::{Event, Listeners};
 use super::state::{Health, Phase};
 use crate::io::{Device, IoError, Runtime};
 use crate::layout::Level;
@@ -70,6 +71,7 @@ pub(super) struct SyncTask {
     pub last_request: Cell<Duration>,
     /// Scrubs: the one that is wanted, and what they found.
     pub scrub: RefCell<super::scrub::ScrubState>,
+    pub listeners: Listeners,
 }
 
 impl Default for SyncTask {
@@ -84,6 +86,7 @@ impl Default for SyncTask {
             bytes_per_sec_max: Cell::new(RECOVERY_BYTES_PER_SEC_MAX),
             last_request: Cell::new(Duration::ZERO),
             scrub: RefCell::default(),
+            listeners: Listeners::default(),
         }
     }
 }
@@ -181,12 +184,20 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn begin_progress(&self, action: SyncAction, done: u64, total: u64) {
         let started = self.runtime.now();
         self.sync.progress.set(Some(Progress { action, done, total, started, started_at: done }));
+        self.tell(Event::SyncStarted(action));
     }
 
     pub(super) fn note_progress(&self, done: u64) {
         if let Some(progress) = self.sync.progress.get() {
             self.sync.progress.set(Some(Progress { done, ..progress }));
+            self.tell_progress(progress.action, progress.done, done, progress.total);
         }
+    }
+
+    /// A sync action is complete.
+    pub(super) fn end_progress(&self, action: SyncAction) {
+        let mismatched_sectors = self.mismatched_sectors();
+        self.tell(Event::SyncFinished { action, mismatched_sectors });
     }
 
     /// Holds a sync action back after so many bytes of each member: to its ceiling, and while clients are active to its

@@ -60,6 +60,13 @@ fn a_spare_takes_over_under_fio() {
     let status = home.status("vol");
     assert_eq!(status.health, Health::Optimal);
     assert_eq!((status.spares.len(), status.spares[0].state), (1, MemberState::Faulty));
+    let events = home.ok("events --json");
+    let mut rest = events.as_str();
+    for name in ["NewArray", "Fail", "RebuildStarted", "SpareActive", "RebuildFinished"] {
+        let at =
+            rest.find(&format!("\"event\":\"{name}\"")).unwrap_or_else(|| panic!("no {name} in {events}"));
+        rest = &rest[at..];
+    }
     assert_consistent(&home);
 }
 

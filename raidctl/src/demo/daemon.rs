@@ -56,6 +56,7 @@ impl OwnDaemon {
             .arg(&nbd)
             .arg("--state-dir")
             .arg(folder.join("state"))
+            .arg("--enable-fault-injection")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_file)

@@ -8,6 +8,7 @@
 mod daemon;
 mod interrupt;
 mod load;
+mod mend;
 mod pattern;
 mod report;
 
@@ -18,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use raidd::api::{CreateArray, Health, Init, MemberState, Status};
+use raidd::api::{CreateArray, Init, Status};
+use serde_json::json;
 
 use self::daemon::OwnDaemon;
 use self::interrupt::Interrupt;
@@ -94,15 +96,17 @@ fn in_folder(options: &DemoOptions, folder: &Path, interrupt: &Interrupt) -> Res
     Ok((report, different))
 }
 
+/// The members' files, and last the spare's.
 fn make_members(folder: &Path, level: &str, bytes: u64) -> Result<Vec<PathBuf>, Failure> {
     let count = match level {
         "1" => 2,
         "6" => 5,
         _ => 4,
     };
-    (0..count)
-        .map(|index| {
-            let path = folder.join(format!("member-{index}.img"));
+    let names = (0..count).map(|index| format!("member-{index}.img")).chain(["spare.img".to_owned()]);
+    names
+        .map(|name| {
+            let path = folder.join(name);
             File::create(&path).and_then(|file| file.set_len(bytes)).map(|()| path).map_err(|error| {
                 failed(format_args!(
                     "cannot make members in {}: {error}: name another folder with --dir",
@@ -123,7 +127,7 @@ fn with_daemon(
 ) -> Result<bool, Failure> {
     let began = Instant::now();
     let array = daemon.control.create(&request(options, members)?)?;
-    report.step("create", began.elapsed(), described(&array, members.len()));
+    report.step("create", began.elapsed(), described(&array, members.len() - 1));
     interrupt.check()?;
 
     let load = Load::new(&daemon.nbd_socket, NAME, interrupt)?;
@@ -140,8 +144,19 @@ fn with_daemon(
         format!("{} over {CONNECTIONS} connections, {}", size(bytes), speed(bytes, took)),
     );
 
-    fail_under_load(&load, daemon, members, report)?;
+    let failed_at = fail_under_load(&load, daemon, members, report)?;
+    let spare = members.last().expect("a spare was made");
+    mend::recover(&daemon.control, spare, failed_at, interrupt, report)?;
+    if read_back(&load, "read back", report)? > 0 {
+        return Ok(true);
+    }
+    mend::corrupt_and_scrub(options, &daemon.control, interrupt, report)?;
+    Ok(read_back(&load, "read back again", report)? > 0)
+}
 
+/// Reads everything and compares it; how many bytes differ.
+fn read_back(load: &Load<'_>, step: &'static str, report: &mut Report) -> Result<u64, Failure> {
+    let bytes = load.size_bytes();
     let bar = progress(bytes, "reading back");
     let began = Instant::now();
     let found = load.compare(SECOND, &bar)?;
@@ -152,21 +167,17 @@ fn with_daemon(
         None => "nothing differs".to_owned(),
         Some(first) => format!("{} bytes DIFFER, the first at {first}", found.bytes),
     };
-    report.step(
-        "read back, degraded",
-        took,
-        format!("{} compared, {verdict}, {}", size(bytes), speed(bytes, took)),
-    );
-    Ok(found.bytes > 0)
+    report.step(step, took, format!("{} compared, {verdict}, {}", size(bytes), speed(bytes, took)));
+    Ok(found.bytes)
 }
 
-/// Writes everything anew, fails a member in the middle of it, and goes on writing.
+/// Writes everything anew, kills a member in the middle of it, and goes on writing. When that was.
 fn fail_under_load(
     load: &Load<'_>,
     daemon: &OwnDaemon,
     members: &[PathBuf],
     report: &mut Report,
-) -> Result<(), Failure> {
+) -> Result<Instant, Failure> {
     let victim = &members[usize::from(VICTIM_SLOT)];
     let bytes = load.size_bytes();
     let bar = progress(bytes, "writing, a member fails");
@@ -178,8 +189,18 @@ fn fail_under_load(
             std::thread::sleep(Duration::from_millis(1));
         }
         let from = Instant::now();
-        let result =
-            daemon.control.change(NAME, "fail", &serde_json::json!({ "device": victim.to_string_lossy() }));
+        let result = daemon.control.change(
+            NAME,
+            "inject",
+            &json!({ "device": victim.to_string_lossy(), "fault": "die" }),
+        );
+        // Not before somebody has noticed.
+        while result.is_ok()
+            && from.elapsed() < LEAVE_LIMIT
+            && daemon.control.status(NAME).is_ok_and(|array| !mend::has_failed(&array, victim))
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let until = Instant::now();
         failing.store(false, Ordering::Relaxed);
         let written = writer.join().unwrap_or_else(|_| Err(failed("the writer panicked: please report it")));
@@ -192,7 +213,7 @@ fn fail_under_load(
 
     let (longest, usual) = felt(&requests, from, until);
     report.step(
-        "fail a member",
+        "kill a member",
         until - from,
         format!(
             "{}, while clients wrote; their longest request took {}, the usual one {}",
@@ -207,15 +228,10 @@ fn fail_under_load(
         format!("{} anew, no request failed, {}", size(bytes), speed(bytes, took)),
     );
 
-    let status = daemon.control.status(NAME)?;
-    let state = status.members.iter().find(|member| member.slot == VICTIM_SLOT).map(|member| member.state);
-    if status.health != Health::Degraded || state == Some(MemberState::InSync) {
-        return Err(failed(format_args!(
-            "the array is {} after a member failed, not degraded: please report it",
-            status.health
-        )));
+    if !mend::has_failed(&daemon.control.status(NAME)?, victim) {
+        return Err(failed("nobody noticed that a member died: please report it"));
     }
-    Ok(())
+    Ok(from)
 }
 
 /// The longest request at the time of the failure, and the usual one of all.
@@ -237,6 +253,7 @@ fn request(options: &DemoOptions, members: &[PathBuf]) -> Result<CreateArray, Fa
         .map(|path| path.to_str().map(str::to_owned))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| failed("the folder's path is not UTF-8: name another one with --dir"))?;
+    let (spare, devices) = devices.split_last().ok_or_else(|| failed("no members were made"))?;
     Ok(CreateArray {
         name: NAME.to_owned(),
         level: options.level.clone(),
@@ -246,15 +263,15 @@ fn request(options: &DemoOptions, members: &[PathBuf]) -> Result<CreateArray, Fa
         bitmap: None,
         consistency_policy: None,
         init: Init::Zero, // redundancy is right from the first second, and empty files are zeroed at once
-        spares: Vec::new(),
+        spares: vec![spare.clone()],
         force: false,
-        devices,
+        devices: devices.to_vec(),
     })
 }
 
 fn described(array: &Status, members: usize) -> String {
     let layout = array.layout.as_ref().map(|layout| format!(", {layout}")).unwrap_or_default();
-    format!("{}{layout}, {members} files, {} usable", array.level, size(array.size_bytes))
+    format!("{}{layout}, {members} files and a spare, {} usable", array.level, size(array.size_bytes))
 }
 
 fn wait_until_alone(daemon: &OwnDaemon) -> Result<(), Failure> {
