@@ -14,6 +14,7 @@ use crate::disk::{Ability, Disk, Platter};
 use crate::model::survives;
 use crate::plan::{Part, Profile};
 use crate::setup::{DATA_OFFSET, label, load_disk};
+use crate::world::World;
 
 /// What befell a run, by kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -214,7 +215,15 @@ const ACTIONS: [(Action, Part); 20] = [
 /// Directs an era until its clients have had enough, or the world ends.
 pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     let (world, dice) = (&scene.world, scene.world.dice());
+    let (mut progress, mut since) = (scene.done.ops.get(), world.now());
     while scene.clients.get() > 0 && !world.has_failed() {
+        if scene.done.ops.get() != progress {
+            (progress, since) = (scene.done.ops.get(), world.now());
+        }
+        if world.now() > since + PATIENCE {
+            release(atlas, world);
+            since = world.now();
+        }
         world.sleep(Duration::from_micros(dice.between(20, 1500))).await;
         if world.will_crash() || !dice.one_in(scene.plan.trouble) {
             continue;
@@ -224,6 +233,17 @@ pub async fn direct(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
             act(scene, atlas, action).await;
         }
         look(scene, atlas);
+    }
+}
+
+/// So long a disk hangs at most where everybody waits for it: what hangs keeps its buffers, and there are only so many.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What hangs goes on.
+pub fn release(atlas: &Atlas, world: &World) {
+    for disk in &atlas.disks {
+        disk.faults().hangs.set(0);
+        disk.release_hung(world);
     }
 }
 

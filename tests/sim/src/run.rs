@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use raidd::engine::{AssembleOptions, Health, Phase, Refusal};
-use raidd::io::Clock;
+use raidd::io::{Clock, Spawn};
 
 use crate::clients::{Done, Scene};
 use crate::director::{
-    Atlas, Tally, add, direct, endow, is_in_agreement, look, may_crash, newcomer, until_agreed,
+    Atlas, PATIENCE, Tally, add, direct, endow, is_in_agreement, look, may_crash, newcomer, release,
+    until_agreed,
 };
 use crate::disk::Platter;
 use crate::model::{Model, superblock, survives};
@@ -432,7 +433,9 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
             return scene.world.fail(format!("within redundancy, and yet: {status:?}"));
         }
     }
+    // One that takes no writes any more may have rows that it cannot make agree.
     if is_in_agreement(&status)
+        && status.phase != Phase::ReadOnly
         && let Err(why) = check_members(scene, atlas, &status)
     {
         return scene.world.fail(why);
@@ -446,7 +449,11 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
 async fn until_quiet(scene: &Scene, atlas: &Atlas) {
     let ended = || -> u64 { atlas.disks.iter().map(|disk| disk.counts().operations).sum() };
     let mut before = ended();
+    let since = scene.world.now();
     loop {
+        if scene.world.now() > since + PATIENCE {
+            release(atlas, &scene.world);
+        }
         scene.world.sleep(Duration::from_millis(1)).await;
         let now = ended();
         if now == before && atlas.disks.iter().all(|disk| disk.awaited() == 0) {
@@ -498,6 +505,11 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
 
 async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     scene.stopping.set(true);
+    let (impatient, disks) = (scene.world.clone(), atlas.clone());
+    scene.world.spawn(async move {
+        impatient.sleep(PATIENCE).await;
+        release(&disks, &impatient);
+    });
     let result = scene.array.stop().await;
     scene.world.say(|| format!("run: stopped: {result:?}"));
     scene.close().await;

@@ -307,7 +307,12 @@ impl World {
             if step >= self.0.crash_at_step.get() || step >= last {
                 self.0.crashed.set(true);
                 if step >= last && steps == STEPS_MAX {
-                    self.fail(format!("no end after {STEPS_MAX} steps: a livelock?"));
+                    let timers = self.0.timers.borrow().iter().flatten().count();
+                    let tasks = self.0.tasks.borrow().iter().flatten().count();
+                    let events = self.0.events.borrow().len();
+                    self.fail(format!(
+                        "no end after {STEPS_MAX} steps, with {tasks} tasks, {timers} timers, {events} events: a livelock?"
+                    ));
                 }
                 break;
             }
