@@ -356,12 +356,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if let Some(resync) = &mut self.state.borrow_mut().resync {
             resync.checkpoint = resync.cursor();
         }
+        // How far members have been filled since they were found.
+        let has_progressed =
+            self.filling().iter().any(|(member, cursor)| *cursor > member.superblock.recovered());
         // A failure that was recorded on the way here has made the superblocks say dirty, whatever they said before.
         let recorded = self.state.borrow().recorded;
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || recorded == Some(self.resync_offset(false)) && self.filling().is_empty()
+            || recorded == Some(self.resync_offset(false)) && !has_progressed
         {
             return Ok(());
         }
