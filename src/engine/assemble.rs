@@ -92,7 +92,9 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");
-        Rc::new(member(found, slot, replacement, block_bytes, &deadlines))
+        let member = member(found, slot, replacement, block_bytes, &deadlines);
+        member.lags.set(member.superblock.events < truth.events);
+        Rc::new(member)
     };
     let seats = seating.slots.iter().enumerate().map(|(slot, &(main, replacement))| {
         let slot = Some(MemberSlot(slot as u16));
@@ -210,6 +212,7 @@ fn member<D: Device>(
         state: Cell::new(state),
         checkpoint: Cell::new(whole),
         filled: Cell::new(false),
+        lags: Cell::new(false),
         guided: Cell::new(superblock.feature_map.contains(Features::RECOVERY_BITMAP) && slot.is_some()),
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),

@@ -45,6 +45,8 @@ pub(super) struct Member<D> {
     pub checkpoint: Cell<Sector>,
     /// It has been filled, flushed, and its superblock is to say so, before anybody counts on it.
     pub filled: Cell<bool>,
+    /// Its superblock is a generation behind what the array was assembled by.
+    pub lags: Cell<bool>,
     /// It was here before: only what the write-intent bitmap tells is filled.
     pub guided: Cell<bool>,
     /// Rows it is known not to hold, from its bad-block log; sectors of the data area.

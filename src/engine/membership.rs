@@ -431,6 +431,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             state: Cell::new(MemberState::Spare),
             checkpoint: Cell::new(Sector::ZERO),
             filled: Cell::new(false),
+            lags: Cell::new(false),
             guided: Cell::new(false),
             bad: RefCell::default(),
             replayed: RefCell::default(),

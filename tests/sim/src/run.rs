@@ -470,6 +470,7 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         return Ok(());
     }
     let claimed: Vec<Option<usize>> = model.disks();
+    let mut unrecorded = false;
     for member in &status.members {
         let (Some(slot), Some(path)) = (member.slot, &member.path) else { continue };
         let disk = atlas.disk(path);
@@ -481,11 +482,17 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         // One that takes no writes any more can record nothing, and acknowledges none.
         let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
         let records = status.phase != Phase::ReadOnly && !is_full;
-        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed && records {
-            return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
+        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed {
+            if records {
+                return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
+            }
+            unrecorded = true;
         }
     }
-    let torn = model.inconsistent();
+    let mut torn = model.inconsistent();
+    if unrecorded {
+        torn.retain(|&at| !model.admits(at as u64));
+    }
     if !torn.is_empty() {
         return Err(format!("redundancy disagrees at {torn:?}, and all is said to be well"));
     }
@@ -496,6 +503,9 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
             "the array is clean, but its superblocks do not say so: {}",
             superblocks(&atlas.disks)
         ));
+    }
+    if unrecorded {
+        return Ok(());
     }
     let mut oracle = scene.oracle.borrow_mut();
     model.each_copy(|disk, at, bytes| {
