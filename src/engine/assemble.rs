@@ -224,6 +224,7 @@ fn member<D: Device>(
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
+        awaited: Cell::new(0),
         superblock,
     }
 }

@@ -443,6 +443,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             corrected: Cell::new(u64::from(superblock.corrected_reads)),
             corrections: RefCell::default(),
             deadlines: self.deadlines.clone(),
+            awaited: Cell::new(0),
             superblock,
         }
     }

@@ -1,6 +1,7 @@
 //! The clients of an array: each has one request under way at a time, anywhere, of any kind, and tells the oracle.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub struct Scene {
     pub unflushed: Cell<u64>,
     /// Memory of clients.
     pub pool: Pool,
+    /// Requests under way, by the order of their beginning, and how many there have been.
+    requests: RefCell<BTreeSet<u64>>,
+    begun: Cell<u64>,
 }
 
 /// What has been done in a run.
@@ -84,6 +88,8 @@ impl Scene {
             hot: Cell::new(0),
             unflushed: Cell::new(0),
             pool: payloads(),
+            requests: RefCell::default(),
+            begun: Cell::new(0),
         })
     }
 
@@ -272,6 +278,14 @@ impl Scene {
         }
     }
 
+    /// Waits until every request has ended that is under way now: until then it remembers what it has seen.
+    pub async fn outlive_requests(&self) {
+        let end = self.begun.get();
+        while self.requests.borrow().first().is_some_and(|&oldest| oldest < end) {
+            self.world.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Lets all clients in.
     pub fn open(self: &Rc<Scene>) {
         for _ in 0..self.plan.workers.max(1) {
@@ -279,7 +293,10 @@ impl Scene {
             let scene = self.clone();
             self.world.spawn(async move {
                 while !scene.ending.get() && scene.done.ops.get() < scene.until {
+                    let number = scene.begun.replace(scene.begun.get() + 1);
+                    scene.requests.borrow_mut().insert(number);
                     scene.step().await;
+                    scene.requests.borrow_mut().remove(&number);
                 }
                 scene.clients.set(scene.clients.get() - 1);
             });
