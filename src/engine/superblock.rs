@@ -358,6 +358,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.write_generation(false).await
     }
 
+    /// Of an idle array whose superblocks still say less than is the case, as they had to be written while rows were
+    /// suspect: says it.
+    pub(super) async fn record_agreement(&self) -> Result<(), IoError> {
+        let is_settled = {
+            let state = self.state.borrow();
+            state.phase == Phase::Clean && state.suspect.is_empty()
+        };
+        if is_settled && self.state.borrow().recorded != Some(self.resync_offset(false)) {
+            self.checkpoint_resync().await?;
+        }
+        Ok(())
+    }
+
     /// Stops the array: nothing new is let in, what is under way is waited for, and the superblocks say clean. The
     /// members are released when the last reference to the array is dropped.
     pub async fn stop(&self) -> Result<(), IoError> {

@@ -163,6 +163,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 continue;
             }
             self.resync_suspects().await?;
+            self.record_agreement().await?;
             self.seat_spares().await?;
             if !self.filling().is_empty() {
                 self.recover().await?;

@@ -203,7 +203,9 @@ impl Run {
     fn return_disks(&self) -> Vec<Platter> {
         let dice = self.world.dice();
         let mut present = Vec::new();
-        let newest = self.atlas.disks.iter().filter_map(|disk| Some(superblock(disk)?.events)).max();
+        // Spares have no data, whatever they have heard of.
+        let held = self.atlas.disks.iter().filter_map(superblock).filter(|it| it.role().slot().is_some());
+        let newest = held.map(|superblock| superblock.events).max();
         for (disk, impaired) in self.atlas.disks.iter().zip(&self.atlas.impaired) {
             let faults = disk.faults();
             let was_bad = faults.dead.get()
@@ -477,14 +479,16 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         let is_in_sync = member.state == Some(raidd::engine::MemberState::InSync);
         let is_claimed = claimed[slot.index()] == Some(disk);
         if is_in_sync && status.phase == Phase::Clean && !is_claimed {
-            return Err(format!("{path} is in sync, but the members' superblocks do not know it"));
+            let what = superblocks(&atlas.disks);
+            return Err(format!("{path} is in sync, but the members' superblocks do not know it: {what}"));
         }
         // One that takes no writes any more can record nothing, and acknowledges none.
         let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
         let records = status.phase != Phase::ReadOnly && !is_full;
         if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed {
             if records {
-                return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
+                let what = superblocks(&atlas.disks);
+                return Err(format!("{path} is faulty, but the members' superblocks do not know it: {what}"));
             }
             unrecorded = true;
         }
