@@ -2,7 +2,7 @@
 //! decides, with crashes and faults; and an oracle that knows what every read may return.
 //!
 //! In reading order: `random`, `world` (scheduler, clock, trace), `store` and `disk` (what is durable, what goes wrong),
-//! `content` and `oracle` (what may be read), `model` (members' bytes, read independently), `setup` (arrays), `plan`
+//! `stream` (sockets), `content` and `oracle` (what may be read), `model` (members' bytes, read independently), `setup` (arrays), `plan`
 //! (what a seed says), `clients`, `director` (faults and operator's deeds), `run` (a seed from beginning to end), `soak`.
 
 pub mod clients;
@@ -18,4 +18,5 @@ pub mod run;
 pub mod setup;
 pub mod soak;
 pub mod store;
+pub mod stream;
 pub mod world;
