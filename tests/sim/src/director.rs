@@ -57,6 +57,10 @@ pub struct Tally {
     pub refusals: u64,
     /// Starts by force.
     pub forced: u64,
+    /// NBD connections.
+    pub connections: u64,
+    /// Of these, cut.
+    pub cuts: u64,
 }
 
 impl Tally {
@@ -64,6 +68,9 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         let Tally { kills, power_cuts, stops, failed, write_errors, deaths, .. } = other;
         let Tally { returns, unreadable, slow, full, flush_errors, refusals, forced, .. } = other;
+        let Tally { connections, cuts, .. } = other;
+        self.connections += connections;
+        self.cuts += cuts;
         let Tally { hangs, added, re_added, replaced, removed, scrubs, .. } = other;
         self.hangs += hangs;
         self.added += added;

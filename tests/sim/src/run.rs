@@ -68,6 +68,9 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         world.tell_all();
         println!("{plan:#?}");
     }
+    if plan.sessions {
+        world.wait_no_longer_than(Duration::from_secs(1));
+    }
     let disks = plan.platters();
     endow(&disks, world.dice());
     let run = Run {
@@ -92,7 +95,11 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         checked: run.done.checked.get(),
         disk_ops,
         steps: run.world.steps(),
-        tally: *run.atlas.tally.borrow(),
+        tally: Tally {
+            connections: run.done.connections.get(),
+            cuts: run.done.cuts.get(),
+            ..*run.atlas.tally.borrow()
+        },
     };
     drop(run);
     let leak = check_memory().err();
@@ -518,15 +525,26 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
 }
 
 async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    if scene.door.sessions().is_some() && scene.world.random(2) == 0 {
+        // Sessions stop while there is work for them.
+        scene.open_shortly();
+        scene.world.sleep(Duration::from_micros(scene.world.random(1000))).await;
+    }
     scene.stopping.set(true);
     let (impatient, disks) = (scene.world.clone(), atlas.clone());
     scene.world.spawn(async move {
         impatient.sleep(PATIENCE).await;
         release(&disks, &impatient);
     });
+    if let Some(sessions) = scene.door.sessions() {
+        sessions.stop().await;
+    }
     let result = scene.array.stop().await;
     scene.world.say(|| format!("run: stopped: {result:?}"));
     scene.close().await;
+    if let Some(sessions) = scene.door.sessions() {
+        sessions.gone().await;
+    }
     let within = scene.plan.profile == Profile::Within;
     if within && result.is_err() && !scene.full.get() {
         return scene.world.fail(format!("it could not be stopped: {result:?}"));
