@@ -165,7 +165,7 @@ impl<'a> Model<'a> {
         let slots = truth.raid_disks as usize;
         let mut members: Vec<_> = (0..slots).map(|_| None).collect();
         let mut admitted = Sector::MAX;
-        let mut bitmap = None;
+        let mut bitmap: Option<Option<(u64, Vec<bool>)>> = None;
         for (disk, superblock) in &parsed {
             if superblock.events.0 + 1 < truth.events.0 {
                 continue;
@@ -181,8 +181,15 @@ impl<'a> Model<'a> {
             }
             let start = superblock.data_offset.bytes() as usize;
             let bytes = platters[*disk].bytes();
-            if bitmap.is_none() && superblock.events == truth.events {
-                bitmap = Some(bits_of(superblock, &bytes));
+            if superblock.events == truth.events {
+                let bits = bits_of(superblock, &bytes);
+                match (&mut bitmap, bits) {
+                    (None, bits) => bitmap = Some(bits),
+                    (Some(Some((_, all))), Some((_, more))) => {
+                        all.iter_mut().zip(more).for_each(|(all, more)| *all |= more);
+                    }
+                    _ => {}
+                }
             }
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
