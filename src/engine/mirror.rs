@@ -84,7 +84,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The extents of a range, cut so that each copy of each is either wholly held or not.
-    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, step: Option<u64>) -> Vec<Extent> {
+    pub(super) fn whole_extents(
+        &self,
+        copies: &Copies,
+        start: Sector,
+        len: Sector,
+        step: Option<u64>,
+    ) -> Vec<Extent> {
         let mut out = Vec::new();
         for extent in copies.extents(start, len) {
             let mut cuts: Vec<u64> = Vec::new();

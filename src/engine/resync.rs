@@ -213,7 +213,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn resync_copies(&self, copies: &Copies, rows: &Range<u64>) -> Result<u64, IoError> {
         let step = sectors(self.window_bytes());
         let mut mismatched = 0;
-        for extent in copies.extents(Sector(rows.start), Sector(rows.end - rows.start)) {
+        let len = Sector(rows.end - rows.start);
+        for extent in self.whole_extents(copies, Sector(rows.start), len, None) {
             let mut at = 0;
             while at < extent.len.0 {
                 let stop = extent.len.0.min(at + step);

@@ -237,7 +237,8 @@ impl<'a> Model<'a> {
 
     /// Whether the metadata admits that redundancy may disagree there: from a byte on, in the units of `inconsistent`.
     pub fn admits(&self, at: u64) -> bool {
-        if at < self.admitted {
+        // A place stands for the whole chunk that begins there.
+        if at + self.chunk as u64 <= self.admitted {
             return false;
         }
         match &self.bitmap {
