@@ -186,11 +186,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let fresh = [(Some(stripe.p), p, old_p, band.p.take()), (stripe.q, q, old_q, band.q.take())];
         for (slot, writable, old, new) in fresh {
             let (Some(slot), Some(new), true) = (slot, new, writable) else { continue };
+            let new = new.freeze();
             if old.is_some_and(|old| *old == *new) {
+                writes.extend(self.replacement(slot).map(|member| (member, new)));
                 continue;
             }
             mismatched = rows.end - rows.start;
-            let new = new.freeze();
             writes.extend(self.writers(slot).map(|member| (member, new.clone())));
         }
         // What parity says of data that could not be read is the data from now on: parity has just been made of it.
@@ -198,6 +199,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let Some(data) = band.data[i].take() else { continue };
             let data = data.freeze();
             writes.extend(self.writers(stripe.data[i]).map(|member| (member, data.clone())));
+        }
+        // A write that failed on a member may have reached the one that is to replace it.
+        for (i, &slot) in stripe.data.iter().enumerate() {
+            if let Some(member) = self.replacement(slot)
+                && let Some(data) = band.data[i].take()
+            {
+                writes.push((member, data.freeze()));
+            }
         }
         let first = Sector(rows.start);
         let writes = writes.into_iter().map(|(member, data)| async move {
@@ -256,8 +265,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
         }
         let Some(truth) = truth else { return Err(OUT_OF_REACH) };
+        // A write that failed on a member may have reached the one that is to replace it.
+        let replacements = extent.copies.iter();
+        let replacements =
+            replacements.filter_map(|place| Some((self.replacement(place.slot)?, place.sector)));
+        let replacements: Vec<_> = replacements.collect();
         let mismatched = differing.len() as u64 * extent.len.0;
-        let writes = differing.into_iter().map(|(member, sector)| {
+        let writes = differing.into_iter().chain(replacements).map(|(member, sector)| {
             let truth = truth.clone();
             async move {
                 let own = sector.0..(sector + extent.len).0;

@@ -165,6 +165,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         [member, replacement].into_iter().flatten().filter(|member| member.takes_writes())
     }
 
+    /// Who is being filled to replace the member of this slot.
+    pub(super) fn replacement(&self, slot: MemberSlot) -> Option<Rc<Member<D>>> {
+        let roster = self.roster.borrow();
+        roster.seats[slot.index()].replacement.as_ref().filter(|member| member.takes_writes()).cloned()
+    }
+
     /// Who in this slot holds these rows: the member, or else what is to replace it.
     pub(super) fn reader(&self, slot: MemberSlot, rows: &Range<u64>) -> Option<Rc<Member<D>>> {
         let roster = self.roster.borrow();
