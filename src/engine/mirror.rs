@@ -256,7 +256,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 Err(error)
             }
             None => {
-                if consistent {
+                // What is to replace a member may differ from it where a write has reached only one of them; that only a
+                // resync mends, which writes both.
+                if consistent && !self.roster.borrow().has_replacements() {
                     state.suspect.remove(rows);
                 }
                 Ok(())

@@ -117,6 +117,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.state.borrow_mut().suspect.insert(rows.clone());
             return Ok(rows.end - rows.start);
         }
+        self.state.borrow_mut().suspect.remove(rows);
         result
     }
 

@@ -48,6 +48,10 @@ impl<D: Device> Roster<D> {
         self.seated().chain(&self.others)
     }
 
+    pub fn has_replacements(&self) -> bool {
+        self.seats.iter().any(|seat| seat.replacement.is_some())
+    }
+
     /// Everybody whose superblock is kept.
     pub fn live(&self) -> impl Iterator<Item = &Rc<Member<D>>> {
         self.all().filter(|member| member.state.get() != MemberState::Faulty)
