@@ -53,6 +53,8 @@ pub struct Tally {
     pub removed: u64,
     /// Scrubs.
     pub scrubs: u64,
+    /// Members of which a few bytes were changed behind everybody's back.
+    pub corrupted: u64,
     /// Starts that were refused.
     pub refusals: u64,
     /// Starts by force.
@@ -71,13 +73,14 @@ impl Tally {
         let Tally { connections, cuts, .. } = other;
         self.connections += connections;
         self.cuts += cuts;
-        let Tally { hangs, added, re_added, replaced, removed, scrubs, .. } = other;
+        let Tally { hangs, added, re_added, replaced, removed, scrubs, corrupted, .. } = other;
         self.hangs += hangs;
         self.added += added;
         self.re_added += re_added;
         self.replaced += replaced;
         self.removed += removed;
         self.scrubs += scrubs;
+        self.corrupted += corrupted;
         self.kills += kills;
         self.power_cuts += power_cuts;
         self.stops += stops;
@@ -96,7 +99,7 @@ impl Tally {
     /// Faults of all kinds.
     pub fn faults(&self) -> u64 {
         let disks = self.write_errors + self.deaths + self.flush_errors + self.hangs;
-        self.failed + disks + self.unreadable + self.slow + self.full
+        self.failed + disks + self.unreadable + self.slow + self.full + self.corrupted
     }
 }
 

@@ -259,6 +259,7 @@ impl Run {
             let scene = Scene::new(&world, &plan, array, &oracle, &done, 0);
             make_whole(&scene, &atlas).await;
             inspect(&scene, &atlas).await;
+            corrupt(&scene, &atlas).await;
             stop(&scene, &atlas).await;
         });
         match ended {
@@ -454,6 +455,47 @@ async fn inspect(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
     }
     if is_in_agreement(&status) && status.phase == Phase::Clean {
         scene.oracle.borrow_mut().at_rest();
+    }
+}
+
+/// Changes a few bytes of one member behind everybody's back, where redundancy tells which: a scrub has to name that member
+/// and to mend it.
+async fn corrupt(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    let (dice, shape, status) = (scene.world.dice(), &scene.plan.shape, scene.array.status());
+    let tells = shape.level == 6 || shape.level == 1 && shape.slots > 2;
+    let sound: Vec<usize> = atlas.sound(&status).into_iter().flatten().collect();
+    let is_quiet = status.health == Health::Optimal && is_in_agreement(&status) && status.read_only.is_none();
+    if !tells || !is_quiet || sound.len() < shape.slots || !dice.one_in(3) || scene.world.has_failed() {
+        return;
+    }
+    let slot = dice.below(shape.slots as u64) as usize;
+    let disk = &atlas.disks[sound[slot]];
+    let chunk = (shape.chunk_kib << 10).max(4096);
+    let used = status.member_sectors.bytes() / chunk * chunk;
+    let line = dice.below(used / 4096) * 4096;
+    let start = superblock(disk).map_or(0, |superblock| superblock.data_offset.bytes()) + line;
+    for _ in 0..dice.between(1, 64) {
+        disk.bytes_mut()[(start + dice.below(4096)) as usize] ^= dice.between(1, 255) as u8;
+    }
+    scene.world.say(|| format!("run: {} is corrupted in {start}+4096", label(disk)));
+    atlas.count(|tally| tally.corrupted += 1);
+    scene.array.scrub(true);
+    until_agreed(scene).await;
+    let findings = scene.array.findings();
+    let sector = line / 512;
+    let named = findings.iter().any(|finding| {
+        let names = finding.liar.is_some_and(|liar| liar.index() == slot);
+        names && finding.repaired && finding.rows.start <= sector && sector < finding.rows.end
+    });
+    if !named {
+        return scene
+            .world
+            .fail(format!("{} is corrupted at {sector}, and a scrub found {findings:?}", label(disk)));
+    }
+    scene.read_all().await;
+    let torn = Model::of(&atlas.disks).inconsistent();
+    if !torn.is_empty() {
+        scene.world.fail(format!("redundancy disagrees at {torn:?} after a scrub that repaired"));
     }
 }
 
