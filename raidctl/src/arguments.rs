@@ -143,7 +143,7 @@ Example:
 
     /// Check redundancy in the background, and repair it
     #[command(
-        after_help = "Example:\n  raidctl scrub vol0\n  raidctl scrub vol0 --repair\n  raidctl scrub vol0 --stop"
+        after_help = "Example:\n  raidctl scrub vol0\n  raidctl scrub vol0 --repair\n  raidctl scrub vol0 --stop\n  raidctl scrub vol0 --findings"
     )]
     Scrub {
         /// The array
@@ -154,6 +154,9 @@ Example:
         /// Stop the scrub; the next one goes on from there
         #[arg(long, conflicts_with = "repair")]
         stop: bool,
+        /// Show what the last or the running scrub found: where, and which member lied
+        #[arg(long, conflicts_with_all = ["repair", "stop"])]
+        findings: bool,
     },
 
     /// Hold the sync action (resync, recovery, scrub) where it is

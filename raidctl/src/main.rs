@@ -81,7 +81,11 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Replace { name, old, new } => {
             change(control, json, &name, "replace", &json!({ "old": old, "new": new }))
         }
-        Command::Scrub { name, repair, stop } => {
+        Command::Scrub { name, findings: true, .. } => {
+            let found = Daemon::at(control)?.findings(&name)?;
+            if json { document(&found) } else { output(render::findings(&found).as_bytes()) }
+        }
+        Command::Scrub { name, repair, stop, .. } => {
             change(control, json, &name, "scrub", &json!({ "repair": repair, "stop": stop }))
         }
         Command::Pause { name } => change(control, json, &name, "pause", &json!({})),

@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use raidd::api::{Event, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
+use raidd::api::{Event, Finding, Findings, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
 
 use crate::quantity::{duration, moment, short_size, size};
 
@@ -102,6 +102,33 @@ pub fn tuning(tuning: &Tuning) -> String {
         }),
     );
     text
+}
+
+/// What scrubs found: a line for each range.
+pub fn findings(found: &Findings) -> String {
+    if found.findings.is_empty() {
+        return format!("{}: no scrub has found anything\n", printable(&found.name));
+    }
+    let mut table = columns(&["ARRAY OFFSET", "BYTES", "MEMBER OFFSET", "LIAR", "REPAIRED"]);
+    for finding in &found.findings {
+        table.add_row([
+            finding.array_offset_bytes.to_string(),
+            finding.array_len_bytes.to_string(),
+            finding.member_offset_bytes.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
+            liar(finding),
+            if finding.repaired { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    right(&mut table, &[0, 1, 2]);
+    finish(&table)
+}
+
+fn liar(finding: &Finding) -> String {
+    match (&finding.device, finding.slot) {
+        (Some(path), _) => printable(path),
+        (None, Some(slot)) => format!("slot {slot}"),
+        (None, None) => "undecided".to_owned(),
+    }
 }
 
 /// Something that happened, as a line.
@@ -363,6 +390,34 @@ größe  raid10  1.50 TiB  read-only  degraded  [U__U]   -              -
         assert_eq!(event(&happened), "2026-11-20 23:02:53 UTC  vol0  RebuildFinished  check  8 mismatches\n");
         let failed = Event { event: "Fail".into(), device: Some("/dev/\x1bx".into()), ..happened };
         assert!(event(&failed).contains("  Fail  ") && !event(&failed).contains('\x1b'));
+    }
+
+    #[test]
+    fn findings_name_the_liar() {
+        let finding = Finding {
+            array_offset_bytes: 1 << 20,
+            array_len_bytes: 4096,
+            member_offset_bytes: Some(524_288),
+            member_len_bytes: Some(4096),
+            slot: Some(2),
+            device: Some("/dev/loop2".to_owned()),
+            repaired: true,
+        };
+        let undecided = Finding {
+            slot: None,
+            device: None,
+            repaired: false,
+            member_offset_bytes: None,
+            ..finding.clone()
+        };
+        let found = Findings { name: "vol0".to_owned(), mismatches: 16, findings: vec![finding, undecided] };
+        let expected = "\
+ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
+     1048576   4096         524288  /dev/loop2  yes
+     1048576   4096              -  undecided   no
+";
+        assert_eq!(findings(&found), expected);
+        assert!(findings(&Findings::default()).contains("no scrub has found"));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod command;
 mod event;
 mod fault;
+mod findings;
 mod problem;
 mod status;
 mod text;
@@ -23,6 +24,7 @@ pub use command::{
 };
 pub use event::Event;
 pub use fault::{CORRUPT_BYTES_MAX, Fault, FaultRange};
+pub use findings::{Finding, Findings};
 pub use problem::{Problem, ProblemCode};
 pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,

@@ -16,6 +16,7 @@ use super::faults::MemberDisk;
 use super::members::{Candidate, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
 use super::registry::Entry;
+use super::report;
 use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::md::format_uuid;
@@ -225,6 +226,12 @@ impl Operator {
         })
         .await?;
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
+    }
+
+    pub(super) async fn findings(&self, name: &str) -> Result<Reply, Problem> {
+        let entry = self.entry(name)?;
+        let found = Self::on_array(&entry, |array| async move { Ok(report::findings(&array)) }).await?;
+        Ok(Reply::Findings(found))
     }
 
     pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<Reply, Problem> {

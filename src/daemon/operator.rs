@@ -545,6 +545,7 @@ impl control::Operator for Operator {
             Command::ReAdd { name, device } => self.re_add(&name, device).await,
             Command::Replace { name, old, new } => self.replace(&name, old, new).await,
             Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
+            Command::Findings { name } => self.findings(&name).await,
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,

@@ -1,12 +1,17 @@
 //! From the engine's facts to the documents of `api`.
 
+use std::ops::Range;
+
+use super::array_home::DiskArray;
 use super::config::NbdAddress;
 use crate::api::{
-    ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus, Tuning,
+    ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
+    SyncStatus, Tuning,
 };
 use crate::engine::{self, ArrayStatus, MemberStatus, Phase};
 use crate::layout::{Level, layout_name};
 use crate::md::format_uuid;
+use crate::units::Sector;
 
 /// What is said of an array that runs.
 pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -> Status {
@@ -139,6 +144,30 @@ fn member(facts: &MemberStatus) -> Member {
 
 fn spare(facts: &MemberStatus) -> Spare {
     Spare { slot: None, path: facts.path.clone(), state: state_of(facts) }
+}
+
+/// What scrubs of an array found.
+pub fn findings(array: &DiskArray) -> Findings {
+    let bytes = |range: &Range<u64>| (Sector(range.start).bytes(), Sector(range.end - range.start).bytes());
+    let has_parity = matches!(array.level(), Level::Raid4 | Level::Raid5 | Level::Raid6);
+    let finding = |found: engine::Finding| {
+        let (array_offset_bytes, array_len_bytes) = bytes(&found.array);
+        let rows = has_parity.then(|| bytes(&found.rows));
+        Finding {
+            array_offset_bytes,
+            array_len_bytes,
+            member_offset_bytes: rows.map(|(offset, _)| offset),
+            member_len_bytes: rows.map(|(_, len)| len),
+            slot: found.liar.map(|slot| slot.0),
+            device: found.path,
+            repaired: found.repaired,
+        }
+    };
+    Findings {
+        name: array.name().to_owned(),
+        mismatches: array.mismatched_sectors(),
+        findings: array.findings().into_iter().map(finding).collect(),
+    }
 }
 
 /// What is said of an array that should run and does not.

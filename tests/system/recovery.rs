@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use raidd::api::{Health, MemberState, SyncAction};
+use raidd::api::{Findings, Health, MemberState, SyncAction};
 
 use super::disks::{Disks, MIB, noise};
 use super::harness::{Home, Raidd, need, run};
@@ -233,8 +233,12 @@ fn a_scrub_finds_and_mends_the_liar() {
     home.ok("scrub vol");
     home.ok("wait vol");
     assert_eq!(home.status("vol").sync.mismatches, 8);
+    assert_eq!(only_finding(&home), (Some(2), Some(MIB), false));
+    let table = home.ok("scrub vol --findings");
+    assert!(table.contains(&disks.paths[2]) && table.contains("1048576"), "{table}");
     home.ok("scrub vol --repair");
     home.ok("wait vol");
+    assert_eq!(only_finding(&home), (Some(2), Some(MIB), true));
     let mut found = vec![0; data.len()];
     client.read(0, &mut found).unwrap();
     assert!(found == data, "the scrub did not mend the member that lied");
@@ -248,6 +252,14 @@ fn a_scrub_finds_and_mends_the_liar() {
     assert!(status.members[1].corrected_errors > 0, "{status:#?}");
     assert_eq!(status.health, Health::Optimal);
     assert!(found == data);
+}
+
+/// The slot of the liar, where on it, and whether it was mended.
+#[track_caller]
+fn only_finding(home: &Home) -> (Option<u16>, Option<u64>, bool) {
+    let found: Findings = serde_json::from_str(&home.ok("scrub vol --findings --json")).unwrap();
+    let [finding] = &found.findings[..] else { panic!("{found:#?}") };
+    (finding.slot, finding.member_offset_bytes, finding.repaired)
 }
 
 #[test]
