@@ -86,6 +86,17 @@ pub enum Command {
         /// The array.
         name: String,
     },
+    /// Takes no more writes, flushes the array and marks it clean; also after a restart. Legal while the array runs. Answers
+    /// [`Reply::Array`].
+    ReadOnly {
+        /// The array.
+        name: String,
+    },
+    /// Takes that back. Legal where an array is read-only for no other reason. Answers [`Reply::Array`].
+    ReadWrite {
+        /// The array.
+        name: String,
+    },
     /// Holds the sync action where it is. Legal while the array runs. Answers [`Reply::Array`].
     Pause {
         /// The array.
@@ -142,6 +153,8 @@ impl Command {
             | Command::Replace { name, .. }
             | Command::Scrub { name, .. }
             | Command::Findings { name }
+            | Command::ReadOnly { name }
+            | Command::ReadWrite { name }
             | Command::Pause { name }
             | Command::Resume { name }
             | Command::Tune { name, .. }

@@ -12,7 +12,7 @@
 //! | `POST /v1/arrays/{name}/replace` | replace; body `{"old":PATH,"new":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
 //! | `GET /v1/arrays/{name}/findings` | what scrubs found | 200, the findings |
-//! | `POST /v1/arrays/{name}/pause`, `resume` | that | 200, the status document |
+//! | `POST /v1/arrays/{name}/pause`, `resume`, `readonly`, `readwrite` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
@@ -61,6 +61,8 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}/findings", get(findings::<O>))
         .route("/v1/arrays/{name}/pause", post(pause::<O>))
         .route("/v1/arrays/{name}/resume", post(resume::<O>))
+        .route("/v1/arrays/{name}/readonly", post(read_only::<O>))
+        .route("/v1/arrays/{name}/readwrite", post(read_write::<O>))
         .route("/v1/arrays/{name}/tune", post(tune::<O>))
         .route("/v1/arrays/{name}/inject", post(inject::<O>))
         .fallback(unknown_path)
@@ -251,6 +253,14 @@ async fn pause<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answe
 
 async fn resume<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Resume { name: decoded(name)? }).await
+}
+
+async fn read_only<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::ReadOnly { name: decoded(name)? }).await
+}
+
+async fn read_write<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::ReadWrite { name: decoded(name)? }).await
 }
 
 async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {

@@ -234,6 +234,18 @@ impl Operator {
         Ok(Reply::Findings(found))
     }
 
+    pub(super) async fn set_read_only(&self, name: &str, read_only: bool) -> Result<Reply, Problem> {
+        // Not while it is being stopped, which would have to wait for the superblocks anyway.
+        let _turn = self.one_at_a_time.lock().await;
+        let entry = self.entry(name)?;
+        let done = Self::on_array(&entry, move |array| async move {
+            if read_only { array.set_read_only().await } else { array.set_read_write().await }
+        });
+        done.await?;
+        self.remember(|state| state.update(&format_uuid(&entry.uuid), |saved| saved.protected = read_only));
+        Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
+    }
+
     pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<Reply, Problem> {
         let entry = self.entry(name)?;
         Self::on_array(&entry, move |array| async move {

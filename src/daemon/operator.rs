@@ -43,7 +43,7 @@ pub struct Operator {
     pub(super) memory: Memory,
     state: Mutex<StateDir>,
     /// Held while arrays are made, started or stopped.
-    one_at_a_time: tokio::sync::Mutex<()>,
+    pub(super) one_at_a_time: tokio::sync::Mutex<()>,
     addresses: Vec<NbdAddress>,
     pub(super) injectable: bool,
     pub(super) events: EventLog,
@@ -156,7 +156,7 @@ impl Operator {
             create::write(&new, &created, zero, &memory.metadata).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            start_here(array, devices, &options, Tuning::default(), teller, &memory).await
+            start_here(array, devices, &options, Tuning::default(), false, teller, &memory).await
         });
         made.await
             .map_err(|_| internal("a reactor has ended"))?
@@ -211,6 +211,7 @@ impl Operator {
             members: paths,
             start: true,
             read_only,
+            protected: facts.is_protected,
             tuning: self.tuning_of(&facts.uuid),
             last: status.clone(),
         };
@@ -261,6 +262,7 @@ impl Operator {
                     read_only: request.read_only,
                     fresh: false,
                 },
+                false,
             )
             .await?;
         Ok(Reply::Array(Box::new(status)))
@@ -282,13 +284,14 @@ impl Operator {
     }
 
     /// Starts an array from devices. `strict`: all of them must be members that can be used; otherwise those that are
-    /// not are passed over.
+    /// not are passed over. `protect`: the operator had made it read-only.
     async fn start_array(
         &self,
         paths: Vec<PathBuf>,
         uuid: Option<[u8; 16]>,
         strict: bool,
         options: AssembleOptions,
+        protect: bool,
     ) -> Result<Status, Problem> {
         let read_only = options.read_only;
         // Before its members are waited for, which it would not let go.
@@ -326,7 +329,7 @@ impl Operator {
             let devices = candidates.into_iter().map(|Candidate { disk, label }| {
                 (MemberDisk::new(Disk::new(disk), &label, injectable), label)
             });
-            start_here(array, devices.collect(), &options, tuning, teller, &memory).await
+            start_here(array, devices.collect(), &options, tuning, protect, teller, &memory).await
         });
         started
             .await
@@ -349,7 +352,7 @@ impl Operator {
             }
             let name = self.known_name(&uuid);
             match self
-                .start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() })
+                .start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() }, false)
                 .await
             {
                 Ok(status) => started.push(status),
@@ -408,7 +411,7 @@ impl Operator {
         }
         let name = Some(saved.name.clone());
         let options = AssembleOptions { name, read_only: saved.read_only, ..Default::default() };
-        match self.start_array(paths, Some(uuid), false, options).await {
+        match self.start_array(paths, Some(uuid), false, options, saved.protected).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::error!(array = saved.name, %error, "cannot be started");
@@ -546,6 +549,8 @@ impl control::Operator for Operator {
             Command::Replace { name, old, new } => self.replace(&name, old, new).await,
             Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
             Command::Findings { name } => self.findings(&name).await,
+            Command::ReadOnly { name } => self.set_read_only(&name, true).await,
+            Command::ReadWrite { name } => self.set_read_only(&name, false).await,
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,
@@ -560,6 +565,7 @@ async fn start_here(
     devices: Vec<(MemberDisk, String)>,
     options: &AssembleOptions,
     tuning: Tuning,
+    protect: bool,
     teller: Teller,
     memory: &Memory,
 ) -> Result<(), Refusal> {
@@ -571,6 +577,9 @@ async fn start_here(
     apply(&array, tuning);
     let name = array.name().to_owned();
     array.listen(move |event| teller.tell_engine(&name, event));
+    if protect {
+        array.set_read_only().await?;
+    }
     array.start();
     settle_in(id, array);
     Ok(())

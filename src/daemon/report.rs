@@ -79,7 +79,10 @@ pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -
 fn warnings(facts: &ArrayStatus) -> Vec<String> {
     let name = &facts.name;
     let mut out = Vec::new();
-    out.extend(facts.read_only.as_ref().map(|why| format!("the array is read-only: {why}")));
+    out.extend(facts.read_only.as_ref().map(|why| match facts.is_protected {
+        true => format!("the array is read-only: {why}, and raidctl readwrite {name} takes that back"),
+        false => format!("the array is read-only: {why}"),
+    }));
     if facts.has_suspect_rows {
         out.push(
             "a write failed on some members only; these rows will be resynced at the next start".to_owned(),

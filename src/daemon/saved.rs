@@ -27,6 +27,9 @@ pub struct SavedArray {
     /// Whether it was assembled with --read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the operator made it read-only while it ran.
+    #[serde(default)]
+    pub protected: bool,
     /// How it was tuned; what is not named is as by default.
     #[serde(default)]
     pub tuning: Tuning,

@@ -122,8 +122,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             state: RefCell::new(State {
                 phase: if start.read_only.is_some() { Phase::ReadOnly } else { Phase::Clean },
                 read_only: start.read_only,
+                is_protected: false,
                 in_flight: 0,
                 busy: 0,
+                writing: 0,
                 last_write: Duration::ZERO,
                 writes: 0,
                 resync: None,

@@ -40,6 +40,7 @@ pub mod mutant;
 mod plan;
 mod ppl;
 mod ranges;
+mod read_only;
 mod recovery;
 mod repair;
 mod resync;

@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use super::array::Array;
 use super::error::Refusal;
-use super::state::{Phase, State};
+use super::state::Phase;
 use crate::io::{Device, IoError, Runtime};
 use crate::layout::Level;
-use crate::units::Sector;
 
 /// How often it is looked whether the last write has ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(1);
@@ -32,7 +31,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.state.borrow().phase == Phase::ReadOnly {
             return Ok(());
         }
-        let failed = |error: &IoError| Refusal::NotNow(format!("{}: not made read-only: {error}", self.name()));
+        let failed =
+            |error: &IoError| Refusal::NotNow(format!("{}: not made read-only: {error}", self.name()));
         // Counted, so that a stop waits for it.
         let _busy = self.enter(false).map_err(|error| failed(&error))?;
         self.state.borrow_mut().phase = Phase::ReadOnly;
@@ -104,8 +104,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if let Some(resync) = &mut self.state.borrow_mut().resync {
             resync.checkpoint = resync.cursor();
         }
+        // How far members have been filled since they were found.
+        let filled = self.filling().iter().any(|(member, cursor)| *cursor > member.superblock.recovered());
+        let mut is_due = filled && self.level() != Level::Raid0;
         // A read may find a member absent meanwhile, which is to be on record, too.
-        while self.superblocks_are_behind() {
+        while std::mem::take(&mut is_due) || self.superblocks_are_behind() {
             self.write_generation(false).await?;
         }
         let mut state = self.state.borrow_mut();
@@ -121,10 +124,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.level() == Level::Raid0 {
             return false;
         }
-        let is_unrecorded = |state: &State| state.written < state.wanted;
-        let recorded = self.state.borrow().recorded;
-        is_unrecorded(&self.state.borrow())
-            || recorded != Some(self.resync_offset(false))
-            || self.filling().iter().any(|(member, _)| member.checkpoint.get() > member.recorded_cursor())
+        let (recorded, is_unrecorded) = {
+            let state = self.state.borrow();
+            (state.recorded, state.written < state.wanted)
+        };
+        is_unrecorded || recorded != Some(self.resync_offset(false))
     }
 }

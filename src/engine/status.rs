@@ -33,6 +33,8 @@ pub struct ArrayStatus {
     pub phase: Phase,
     /// Why it takes no writes, if so.
     pub read_only: Option<String>,
+    /// It is read-only by the operator's word alone.
+    pub is_protected: bool,
     /// How much redundancy is left.
     pub health: Health,
     /// One a slot.
@@ -123,6 +125,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 phase => phase,
             },
             read_only: state.read_only.clone(),
+            is_protected: state.is_protected,
             health: self.health(),
             members: self.member_statuses(),
             spares: self
