@@ -83,6 +83,21 @@ Example:
         name: Option<String>,
     },
 
+    /// The same as `status`, again and again: on a terminal a full-screen view until `q`, else one after the other
+    #[command(
+        after_help = "Example:\n  raidctl watch vol0\n  raidctl watch --interval 5s --count 10 | tee log"
+    )]
+    Watch {
+        /// The array; all of them if none is named
+        name: Option<String>,
+        /// Time between two looks
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = parse_duration_ms)]
+        interval: u64,
+        /// End after so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+
     /// Treat a member as failed
     #[command(after_help = "Example:\n  raidctl fail vol0 /dev/sdc")]
     Fail {
@@ -169,6 +184,20 @@ Example:
     /// Let the sync action go on
     #[command(after_help = "Example:\n  raidctl resume vol0")]
     Resume {
+        /// The array
+        name: String,
+    },
+
+    /// Take no more writes: finish those under way, flush the array and mark it clean; also after a restart
+    #[command(name = "readonly", after_help = "Example:\n  raidctl readonly vol0")]
+    ReadOnly {
+        /// The array
+        name: String,
+    },
+
+    /// Take writes again, after `readonly`
+    #[command(name = "readwrite", after_help = "Example:\n  raidctl readwrite vol0")]
+    ReadWrite {
         /// The array
         name: String,
     },

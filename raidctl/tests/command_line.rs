@@ -170,7 +170,8 @@ fn usage_errors_end_with_2() {
         &["scrub", "vol0", "--repair", "--stop"],
         &["tune", "vol0", "colour=red"],
         &["wait", "vol0", "--timeout", "5"],
-        &["watch"],
+        &["watch", "--count", "0"],
+        &["scrub", "vol0", "--findings", "--stop"],
     ] {
         let ran = ran(&mut raidctl(arguments));
         assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{arguments:?}");

@@ -16,3 +16,4 @@ mod mounted;
 mod recovery;
 mod restart;
 mod verify_fio;
+mod watch;
