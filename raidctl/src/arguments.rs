@@ -215,9 +215,11 @@ Example:
     /// Change settings, for now and for every later start; without any, show them
     ///
     /// recovery_min, recovery_max: bytes a second of each member that a sync action takes though clients are active, and
-    /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m.
+    /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m. scrub_interval: how long after
+    /// a scrub has ended the next one begins by itself, 1m to 3650d, or never. auto_re_add: whether a member
+    /// that disappeared and is there again is caught up by itself: on, off, or spare: added anew where it cannot be.
     #[command(
-        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s\n  raidctl tune vol0"
+        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s scrub_interval=30d\n  raidctl tune vol0"
     )]
     Tune {
         /// The array

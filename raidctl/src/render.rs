@@ -74,6 +74,7 @@ pub fn status(array: &Status) -> String {
         },
     ));
     let paused = if array.sync_paused && array.sync.action != SyncAction::Idle { ", paused" } else { "" };
+    lines.extend(array.last_scrub_unix_seconds.map(|seconds| ("Last scrub", moment(seconds))));
     lines.push(("Sync", progress(&array.sync) + paused));
     lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
 
@@ -94,14 +95,20 @@ pub fn tuning(tuning: &Tuning) -> String {
     };
     line("recovery_min", tuning.recovery_min.map(short_size));
     line("recovery_max", tuning.recovery_max.map(short_size));
+    line("member_timeout", tuning.member_timeout_ms.map(time));
     line(
-        "member_timeout",
-        tuning.member_timeout_ms.map(|ms| match ms % 1000 {
-            0 => format!("{}s", ms / 1000),
-            _ => format!("{ms}ms"),
-        }),
+        "scrub_interval",
+        tuning.scrub_interval_ms.map(|ms| if ms == 0 { "never".to_owned() } else { time(ms) }),
     );
+    line("auto_re_add", tuning.auto_re_add.map(|policy| policy.as_str().to_owned()));
     text
+}
+
+/// A stretch of time as `tune` takes it, in the largest unit that has it whole.
+fn time(ms: u64) -> String {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let unit = units.iter().find(|(_, unit)| ms > 0 && ms.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{ms}ms"), |(letter, unit)| format!("{}{letter}", ms / unit))
 }
 
 /// What scrubs found: a line for each range.
@@ -326,6 +333,7 @@ mod tests {
             warnings: vec!["no redundancy left".to_owned()],
             sync_paused: false,
             tuning: None,
+            last_scrub_unix_seconds: None,
         }
     }
 
@@ -422,9 +430,10 @@ ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
 
     #[test]
     fn settings_can_be_given_back() {
-        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\n";
+        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nauto_re_add=spare\n";
         let parsed = Tuning::parse(settings.lines()).unwrap();
         assert_eq!(tuning(&parsed), settings);
+        assert_eq!(tuning(&Tuning::parse(["scrub_interval=0"]).unwrap()), "scrub_interval=never\n");
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         warnings: warnings.to_vec(),
         sync_paused: false,
         tuning: None,
+        last_scrub_unix_seconds: None,
     }
 }
 

@@ -30,4 +30,7 @@ pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
 };
 pub use text::{NAME_BYTES_MAX, default_control_path, parse_duration_ms, parse_size, parse_uuid, valid_name};
-pub use tuning::{MEMBER_TIMEOUT_MS_MAX, MEMBER_TIMEOUT_MS_MIN, Tuning};
+pub use tuning::{
+    AutoReAdd, MEMBER_TIMEOUT_MS_MAX, MEMBER_TIMEOUT_MS_MIN, SCRUB_INTERVAL_MS_MAX, SCRUB_INTERVAL_MS_MIN,
+    Tuning,
+};

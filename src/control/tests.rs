@@ -83,6 +83,7 @@ fn array(name: &str) -> Status {
         warnings: Vec::new(),
         sync_paused: false,
         tuning: None,
+        last_scrub_unix_seconds: None,
     }
 }
 

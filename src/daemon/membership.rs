@@ -32,7 +32,7 @@ pub fn apply(array: &DiskArray, tuning: Tuning) {
 
 /// How a device comes to an array.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Welcome {
+pub(super) enum Welcome {
     /// As a former member, by the bitmap, or not at all.
     Back,
     /// As a former member if that can be, else as a new one.
@@ -47,7 +47,7 @@ impl Operator {
     }
 
     /// Does something to an array, on the reactor where it lives.
-    async fn on_array<T, F>(
+    pub(super) async fn on_array<T, F>(
         entry: &Entry,
         job: impl FnOnce(std::rc::Rc<DiskArray>) -> F + Send + 'static,
     ) -> Result<T, Problem>
@@ -89,7 +89,7 @@ impl Operator {
     }
 
     /// What the array is now; after a change of its members also put on record.
-    async fn changed(&self, entry: &Entry) -> Result<Reply, Problem> {
+    pub(super) async fn changed(&self, entry: &Entry) -> Result<Reply, Problem> {
         let paths = Self::on_array(entry, |array| async move { Ok(array.member_paths()) }).await?;
         let status = self.status_of(entry).await?;
         let last = status.clone();
@@ -164,7 +164,12 @@ impl Operator {
         Err(problem(ProblemCode::WrongState, why))
     }
 
-    async fn welcome(&self, entry: &Entry, device: String, welcome: Welcome) -> Result<(), Problem> {
+    pub(super) async fn welcome(
+        &self,
+        entry: &Entry,
+        device: String,
+        welcome: Welcome,
+    ) -> Result<(), Problem> {
         let name = entry.name.clone();
         if let Some(label) = Self::member_at(entry, &device).await? {
             let why = format!(
@@ -225,6 +230,9 @@ impl Operator {
             )))
         })
         .await?;
+        if scrub == Scrub::Stop {
+            self.put_off_scrub(&entry);
+        }
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
     }
 

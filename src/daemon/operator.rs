@@ -29,7 +29,7 @@ use crate::api::{
     Status, Tuning, valid_name,
 };
 use crate::control;
-use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
+use crate::engine::{self, ArrayStatus, AssembleOptions, Memory, Refusal, create};
 use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
 use crate::reactor::{Disk, OpenError, OpenErrorKind, runtime};
@@ -198,7 +198,9 @@ impl Operator {
         let paths = paths.ok().flatten().unwrap_or_default();
         let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
         self.service.registry.insert(Arc::new(entry));
-        let status = report::status(&facts, &self.addresses, 0);
+        let before = self.saved(&facts.uuid);
+        let mut status = report::status(&facts, &self.addresses, 0);
+        report::add_saved(&mut status, before.as_ref());
         let teller = self.events.teller();
         teller.tell(&facts.name, "NewArray", None);
         if status.health != Health::Optimal {
@@ -212,19 +214,19 @@ impl Operator {
             start: true,
             read_only,
             protected: facts.is_protected,
-            tuning: self.tuning_of(&facts.uuid),
+            tuning: before.as_ref().map(|saved| saved.tuning).unwrap_or_default(),
+            last_scrub_unix_seconds: before.as_ref().and_then(|saved| saved.last_scrub_unix_seconds),
+            scrub_put_off_unix_seconds: before.and_then(|saved| saved.scrub_put_off_unix_seconds),
             last: status.clone(),
         };
         self.remember(|state| state.put(saved));
         Ok(status)
     }
 
-    /// How an array was tuned when it ran last.
-    fn tuning_of(&self, uuid: &[u8; 16]) -> Tuning {
+    /// What is remembered of an array.
+    pub(super) fn saved(&self, uuid: &[u8; 16]) -> Option<SavedArray> {
         let text = format_uuid(uuid);
-        let state = self.state();
-        let saved = state.arrays().iter().find(|array| array.uuid == text);
-        saved.map(|array| array.tuning).unwrap_or_default()
+        self.state().arrays().iter().find(|array| array.uuid == text).cloned()
     }
 
     /// Changes what is remembered. A state directory that cannot be written is said, but stops nothing that works.
@@ -322,7 +324,7 @@ impl Operator {
         let array = self.next_array();
         let home = self.home_of(array);
         let memory = self.memory.clone();
-        let tuning = wanted.map(|uuid| self.tuning_of(&uuid)).unwrap_or_default();
+        let tuning = wanted.and_then(|uuid| self.saved(&uuid)).map(|saved| saved.tuning).unwrap_or_default();
         let options = AssembleOptions { name, ..options };
         let (injectable, teller) = (self.injectable, self.events.teller());
         let started = home.call(move || async move {
@@ -363,8 +365,7 @@ impl Operator {
     }
 
     fn known_name(&self, uuid: &[u8; 16]) -> Option<String> {
-        let text = format_uuid(uuid);
-        self.state().arrays().iter().find(|array| array.uuid == text).map(|array| array.name.clone())
+        self.saved(uuid).map(|saved| saved.name)
     }
 
     /// Starts the arrays that ran when raidd was last stopped. Those that lack members are waited for, in the
@@ -464,6 +465,7 @@ impl Operator {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.note_scrub(entry).await;
         let (id, home) = (entry.id, entry.home.clone());
         let stopped = home.call(move || async move {
             let Some(array) = move_out(id) else { return Ok(()) };
@@ -496,10 +498,17 @@ impl Operator {
     // Looking at arrays.
 
     pub(super) async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
+        let facts = self.facts_of(entry).await.ok_or_else(|| Problem::no_such_array(&entry.name))?;
+        let mut status = report::status(&facts, &self.addresses, entry.connections() as u64);
+        report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
+        Ok(status)
+    }
+
+    /// The engine's picture of an array, while it runs.
+    pub(super) async fn facts_of(&self, entry: &Entry) -> Option<ArrayStatus> {
         let id = entry.id;
         let facts = entry.home.call(move || async move { resident(id).map(|array| array.status()) }).await;
-        let facts = facts.ok().flatten().ok_or_else(|| Problem::no_such_array(&entry.name))?;
-        Ok(report::status(&facts, &self.addresses, entry.connections() as u64))
+        facts.ok().flatten()
     }
 
     async fn status(&self, name: &str) -> Result<Reply, Problem> {

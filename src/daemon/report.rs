@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::array_home::DiskArray;
 use super::config::NbdAddress;
+use super::saved::SavedArray;
 use crate::api::{
     ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
     SyncStatus, Tuning,
@@ -72,8 +73,21 @@ pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -
             recovery_min: Some(*facts.recovery_bytes_per_sec.start()),
             recovery_max: Some(*facts.recovery_bytes_per_sec.end()),
             member_timeout_ms: u64::try_from(facts.member_timeout.as_millis()).ok(),
+            ..Tuning::default()
         }),
+        last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
     }
+}
+
+/// What the daemon knows of an array beside the engine: settings that are its own, and what was before the last start.
+pub fn add_saved(status: &mut Status, saved: Option<&SavedArray>) {
+    let own = saved.map(|saved| saved.tuning).unwrap_or_default();
+    if let Some(tuning) = &mut status.tuning {
+        tuning.scrub_interval_ms = Some(own.scrub_interval_ms.unwrap_or(0));
+        tuning.auto_re_add = Some(own.auto_re_add.unwrap_or_default());
+    }
+    let before = saved.and_then(|saved| saved.last_scrub_unix_seconds);
+    status.last_scrub_unix_seconds = status.last_scrub_unix_seconds.or(before);
 }
 
 fn warnings(facts: &ArrayStatus) -> Vec<String> {

@@ -226,6 +226,8 @@ fn member<D: Device>(
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
+        last_blame: Cell::new(None),
+        is_absent: Cell::new(false),
         awaited: Cell::new(0),
         superblock,
     }

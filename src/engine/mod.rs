@@ -22,6 +22,7 @@
 //! 7. *The freshest superblock is the truth*: `assemble::decide`.
 //! 8. *The last usable copy is never failed*: `can_fail`.
 
+mod absence;
 mod array;
 pub mod assemble;
 mod bad_blocks;
@@ -54,6 +55,7 @@ mod superblock;
 mod sync;
 mod zeroes;
 
+pub use absence::Absent;
 pub use array::{Array, Memory};
 pub use assemble::{Options as AssembleOptions, assemble};
 pub use error::Refusal;

@@ -181,6 +181,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if before == MemberState::Faulty {
             return;
         }
+        let absent = matches!(member.last_blame.get(), Some(IoErrorKind::Timeout | IoErrorKind::Gone));
+        member.is_absent.set(absent);
         tracing::error!(array = self.name(), member = member.label, why, "member failed");
         self.tell_failure(member, before);
         if let Some(slot) = slot {
