@@ -89,6 +89,15 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     if let Some(intent) = intent.as_ref().filter(|_| options.fresh && start.resync.is_none()) {
         intent.borrow_mut().begin_clean();
     }
+    if let Some(intent) = intent.as_ref().filter(|_| !options.fresh) {
+        let others = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
+        let others = others.filter(|&index| index != seating.freshest).map(|index| {
+            let Found { bitmap, superblock, .. } = &found[index];
+            let is_as_fresh = superblock.events == truth.events;
+            bitmap.as_ref().filter(|bitmap| is_as_fresh && bitmap.superblock.events >= truth.events)
+        });
+        intent.borrow_mut().unite(others);
+    }
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");

@@ -76,6 +76,33 @@ impl Intent {
         intent
     }
 
+    /// Takes in what other members hold that are as fresh: a crash may have come while a bit was being set, or before the
+    /// failure of one that could not take it was recorded. From the first change on all of them hold the same, also those
+    /// (none) that are behind.
+    pub fn unite<'a>(&mut self, others: impl Iterator<Item = Option<&'a Bitmap>> + Clone) {
+        let shape = |bitmap: &Bitmap| (bitmap.superblock.chunk_bytes, bitmap.superblock.sync_size);
+        let own = shape(&self.bitmap);
+        let is_like = |other: &&Bitmap| shape(other) == own && !other.superblock.is_stale();
+        for other in others.clone().flatten().filter(is_like) {
+            other.set_chunks().for_each(|chunk| self.bitmap.set(chunk));
+        }
+        let (bytes, page_bytes) = (self.bitmap.encode(), self.page_bytes as usize);
+        for other in others {
+            let same = other.filter(is_like).map(Bitmap::encode);
+            let pages = bytes.chunks(page_bytes).enumerate().skip(1);
+            let differs = |(page, part): &(usize, &[u8])| {
+                let start = page * page_bytes;
+                same.as_ref().is_none_or(|same| same.get(start..start + part.len()) != Some(*part))
+            };
+            pages.filter(differs).for_each(|(page, _)| self.touch(page as u64));
+            // The head, with the first bits.
+            let head = BITMAP_SUPERBLOCK_BYTES..bytes.len().min(page_bytes);
+            if same.is_none_or(|same| same.get(head.clone()) != Some(&bytes[head])) {
+                self.touch(0);
+            }
+        }
+    }
+
     /// A new array that is consistent from the first second: no bit is needed, though mdadm leaves all of them set. The
     /// members hear of it with the first page that is written.
     pub fn begin_clean(&mut self) {

@@ -84,7 +84,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The extents of a range, cut so that each copy of each is either wholly held or not.
-    fn whole_extents(&self, copies: &Copies, start: Sector, len: Sector, step: Option<u64>) -> Vec<Extent> {
+    pub(super) fn whole_extents(
+        &self,
+        copies: &Copies,
+        start: Sector,
+        len: Sector,
+        step: Option<u64>,
+    ) -> Vec<Extent> {
         let mut out = Vec::new();
         for extent in copies.extents(start, len) {
             let mut cuts: Vec<u64> = Vec::new();
@@ -250,7 +256,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 Err(error)
             }
             None => {
-                if consistent {
+                // What is to replace a member may differ from it where a write has reached only one of them; that only a
+                // resync mends, which writes both.
+                if consistent && !self.roster.borrow().has_replacements() {
                     state.suspect.remove(rows);
                 }
                 Ok(())

@@ -117,6 +117,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.state.borrow_mut().suspect.insert(rows.clone());
             return Ok(rows.end - rows.start);
         }
+        self.state.borrow_mut().suspect.remove(rows);
         result
     }
 
@@ -186,11 +187,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let fresh = [(Some(stripe.p), p, old_p, band.p.take()), (stripe.q, q, old_q, band.q.take())];
         for (slot, writable, old, new) in fresh {
             let (Some(slot), Some(new), true) = (slot, new, writable) else { continue };
+            let new = new.freeze();
             if old.is_some_and(|old| *old == *new) {
+                writes.extend(self.replacement(slot).map(|member| (member, new)));
                 continue;
             }
             mismatched = rows.end - rows.start;
-            let new = new.freeze();
             writes.extend(self.writers(slot).map(|member| (member, new.clone())));
         }
         // What parity says of data that could not be read is the data from now on: parity has just been made of it.
@@ -198,6 +200,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let Some(data) = band.data[i].take() else { continue };
             let data = data.freeze();
             writes.extend(self.writers(stripe.data[i]).map(|member| (member, data.clone())));
+        }
+        // A write that failed on a member may have reached the one that is to replace it.
+        for (i, &slot) in stripe.data.iter().enumerate() {
+            if let Some(member) = self.replacement(slot)
+                && let Some(data) = band.data[i].take()
+            {
+                writes.push((member, data.freeze()));
+            }
         }
         let first = Sector(rows.start);
         let writes = writes.into_iter().map(|(member, data)| async move {
@@ -213,7 +223,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     async fn resync_copies(&self, copies: &Copies, rows: &Range<u64>) -> Result<u64, IoError> {
         let step = sectors(self.window_bytes());
         let mut mismatched = 0;
-        for extent in copies.extents(Sector(rows.start), Sector(rows.end - rows.start)) {
+        let len = Sector(rows.end - rows.start);
+        for extent in self.whole_extents(copies, Sector(rows.start), len, None) {
             let mut at = 0;
             while at < extent.len.0 {
                 let stop = extent.len.0.min(at + step);
@@ -255,8 +266,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
         }
         let Some(truth) = truth else { return Err(OUT_OF_REACH) };
+        // A write that failed on a member may have reached the one that is to replace it.
+        let replacements = extent.copies.iter();
+        let replacements =
+            replacements.filter_map(|place| Some((self.replacement(place.slot)?, place.sector)));
+        let replacements: Vec<_> = replacements.collect();
         let mismatched = differing.len() as u64 * extent.len.0;
-        let writes = differing.into_iter().map(|(member, sector)| {
+        let writes = differing.into_iter().chain(replacements).map(|(member, sector)| {
             let truth = truth.clone();
             async move {
                 let own = sector.0..(sector + extent.len).0;

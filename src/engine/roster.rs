@@ -48,6 +48,10 @@ impl<D: Device> Roster<D> {
         self.seated().chain(&self.others)
     }
 
+    pub fn has_replacements(&self) -> bool {
+        self.seats.iter().any(|seat| seat.replacement.is_some())
+    }
+
     /// Everybody whose superblock is kept.
     pub fn live(&self) -> impl Iterator<Item = &Rc<Member<D>>> {
         self.all().filter(|member| member.state.get() != MemberState::Faulty)
@@ -163,6 +167,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn writers(&self, slot: MemberSlot) -> impl Iterator<Item = Rc<Member<D>>> + use<D, R> {
         let Seat { member, replacement } = self.roster.borrow().seats[slot.index()].clone();
         [member, replacement].into_iter().flatten().filter(|member| member.takes_writes())
+    }
+
+    /// Who is being filled to replace the member of this slot.
+    pub(super) fn replacement(&self, slot: MemberSlot) -> Option<Rc<Member<D>>> {
+        let roster = self.roster.borrow();
+        roster.seats[slot.index()].replacement.as_ref().filter(|member| member.takes_writes()).cloned()
     }
 
     /// Who in this slot holds these rows: the member, or else what is to replace it.

@@ -198,6 +198,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     async fn scrub_stripe(&self, stripe: &Stripe, rows: &Range<u64>, repair: bool) -> Result<(), IoError> {
         let _rows = self.locks.lock(rows.clone()).await;
+        for part in self.cut(rows.clone()) {
+            self.scrub_band(stripe, &part, repair).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for rows that every member either holds or does not. The rows are locked.
+    async fn scrub_band(&self, stripe: &Stripe, rows: &Range<u64>, repair: bool) -> Result<(), IoError> {
         let Some(lines) = self.mismatched_lines(stripe, rows).await? else { return Ok(()) };
         for line in lines {
             // Read once more: what a scrub accuses somebody of must be there twice.
@@ -325,7 +333,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     async fn scrub_copies(&self, copies: &Copies, rows: &Range<u64>, repair: bool) -> Result<(), IoError> {
-        for extent in copies.extents(Sector(rows.start), Sector(rows.end - rows.start)) {
+        let len = Sector(rows.end - rows.start);
+        for extent in self.whole_extents(copies, Sector(rows.start), len, None) {
             let mut at = 0;
             while at < extent.len.0 {
                 let stop = extent.len.0.min(at + REQUEST_SECTORS);

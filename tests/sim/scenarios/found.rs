@@ -14,10 +14,10 @@ use raidd_sim::world::World;
 
 use crate::rounds::Client;
 
-const RAID5: Shape = shape(5, 2, 4, 4, 1);
-const RAID6: Shape = shape(6, 2, 4, 5, 2);
+pub const RAID5: Shape = shape(5, 2, 4, 4, 1);
+pub const RAID6: Shape = shape(6, 2, 4, 5, 2);
 
-fn play(seeds: u64, scenario: impl AsyncFn(World, u64) + Copy + 'static) {
+pub fn play(seeds: u64, scenario: impl AsyncFn(World, u64) + Copy + 'static) {
     for seed in 0..seeds {
         let world = World::new(seed);
         let inside = world.clone();
@@ -25,7 +25,7 @@ fn play(seeds: u64, scenario: impl AsyncFn(World, u64) + Copy + 'static) {
     }
 }
 
-async fn filled(world: &World, shape: &Shape, disks: &[Platter], zero: bool) -> Client {
+pub async fn filled(world: &World, shape: &Shape, disks: &[Platter], zero: bool) -> Client {
     let some: Vec<_> = disks.iter().take(shape.slots).cloned().map(Some).collect();
     let array = create_array(world, shape, &some, 512, zero, true).await.unwrap();
     let mut client = Client::new(array, world);
@@ -34,7 +34,7 @@ async fn filled(world: &World, shape: &Shape, disks: &[Platter], zero: bool) -> 
 }
 
 /// As many disks as the array has, and two more.
-fn disks(shape: &Shape, seed: u64) -> Vec<Platter> {
+pub fn disks(shape: &Shape, seed: u64) -> Vec<Platter> {
     let mut disks = platters(shape, seed);
     let len = disks[0].bytes().len();
     let more = shape.slots as u64..shape.slots as u64 + 2;
@@ -42,18 +42,18 @@ fn disks(shape: &Shape, seed: u64) -> Vec<Platter> {
     disks
 }
 
-fn new(world: &World, disk: &Platter) -> NewMember<Disk> {
+pub fn new(world: &World, disk: &Platter) -> NewMember<Disk> {
     NewMember { device: Disk::new(disk, world, 512), label: label(disk) }
 }
 
-async fn until_idle(client: &Client) {
+pub async fn until_idle(client: &Client) {
     client.world.sleep(Duration::from_millis(5)).await;
     while client.array.status().sync.is_some() {
         client.world.sleep(Duration::from_millis(1)).await;
     }
 }
 
-fn assert_agrees(disks: &[Platter]) {
+pub fn assert_agrees(disks: &[Platter]) {
     let torn = Model::of(disks).inconsistent();
     assert!(torn.is_empty(), "redundancy disagrees at {torn:?}");
 }

@@ -1,6 +1,6 @@
 //! Named scenarios, and stories told from beginning to end in the simulated world.
 //!
-//! `named` has one scenario for each bug that was found in review, `found` for each that random seeds found; `rounds`
+//! `named` has one scenario for each bug that was found in review, `found` and `soaked` for each that random seeds found; `rounds`
 //! drives every shape against a plain array of bytes; `members` lets members come and go under load; `crashes` crashes at
 //! every single change of short stories.
 
@@ -9,3 +9,4 @@ mod found;
 mod members;
 mod named;
 mod rounds;
+mod soaked;

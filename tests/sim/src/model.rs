@@ -165,7 +165,7 @@ impl<'a> Model<'a> {
         let slots = truth.raid_disks as usize;
         let mut members: Vec<_> = (0..slots).map(|_| None).collect();
         let mut admitted = Sector::MAX;
-        let mut bitmap = None;
+        let mut bitmap: Option<Option<(u64, Vec<bool>)>> = None;
         for (disk, superblock) in &parsed {
             if superblock.events.0 + 1 < truth.events.0 {
                 continue;
@@ -181,8 +181,15 @@ impl<'a> Model<'a> {
             }
             let start = superblock.data_offset.bytes() as usize;
             let bytes = platters[*disk].bytes();
-            if bitmap.is_none() && superblock.events == truth.events {
-                bitmap = Some(bits_of(superblock, &bytes));
+            if superblock.events == truth.events {
+                let bits = bits_of(superblock, &bytes);
+                match (&mut bitmap, bits) {
+                    (None, bits) => bitmap = Some(bits),
+                    (Some(Some((_, all))), Some((_, more))) => {
+                        all.iter_mut().zip(more).for_each(|(all, more)| *all |= more);
+                    }
+                    _ => {}
+                }
             }
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
@@ -230,7 +237,8 @@ impl<'a> Model<'a> {
 
     /// Whether the metadata admits that redundancy may disagree there: from a byte on, in the units of `inconsistent`.
     pub fn admits(&self, at: u64) -> bool {
-        if at < self.admitted {
+        // A place stands for the whole chunk that begins there.
+        if at + self.chunk as u64 <= self.admitted {
             return false;
         }
         match &self.bitmap {

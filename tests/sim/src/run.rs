@@ -192,7 +192,10 @@ impl Run {
         if hidden.is_empty() {
             return Ok(());
         }
-        Err(format!("redundancy disagrees at {hidden:?}, and the metadata does not admit it"))
+        Err(format!(
+            "redundancy disagrees at {hidden:?}, and the metadata does not admit it: {}",
+            superblocks(&self.atlas.disks)
+        ))
     }
 
     /// An array that was stopped says what is.

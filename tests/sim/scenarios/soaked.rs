@@ -1,0 +1,274 @@
+//! What only long soaks found: two crashes in a row, disks that hang while something else happens, rows beside bad rows.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use raidd::engine::{AssembleOptions, Health, Phase};
+use raidd::io::{Clock, Device, Fua, Pool};
+use raidd_sim::disk::Platter;
+use raidd_sim::model::Model;
+use raidd_sim::random::Random;
+use raidd_sim::setup::{Shape, assemble_array, create_array, shape};
+use raidd_sim::store::Luck;
+use raidd_sim::world::{Ended, World};
+
+use crate::found::{RAID5, RAID6, assert_agrees, disks, filled, new, play, until_idle};
+use crate::rounds::Client;
+
+const RAID1: Shape = shape(1, 0, 0, 2, 1);
+/// Parity always on the last two.
+const RAID6_N: Shape = shape(6, 5, 16, 5, 2);
+const SUPERBLOCK: std::ops::Range<usize> = 4096..8192;
+const DATA_OFFSET: usize = 1 << 20;
+
+/// The disks as a crash leaves them.
+fn crash(disks: &[Platter], luck: Luck, dice: &Random) {
+    for disk in disks {
+        disk.abandon(dice);
+        disk.lose_cache(luck, dice);
+    }
+}
+
+#[test]
+fn one_that_missed_a_generation_has_it_before_there_is_another() {
+    for count in 1..12 {
+        let disks: Vec<_> = disks(&RAID5, count).into_iter().take(4).collect();
+        let (world, stage) = (World::new(count), disks.clone());
+        let inside = world.clone();
+        world.run(async move {
+            let client = filled(&inside, &RAID5, &stage, true).await;
+            let dirty = stage[2].bytes()[SUPERBLOCK].to_vec();
+            client.array.stop().await.unwrap();
+            // The crash came when all but disk2 said clean.
+            stage[2].bytes_mut()[SUPERBLOCK].copy_from_slice(&dirty);
+        });
+        let (world, stage) = (World::new(count + 100), disks.clone());
+        let inside = world.clone();
+        let ended = world.live(async move {
+            let array = assemble_array(&inside, &stage, 512, AssembleOptions::default()).await.unwrap();
+            inside.crash_at_superblock(count);
+            let mut client = Client::new(array, &inside);
+            client.write(0, 100, Fua::No).await.unwrap();
+            inside.sleep(Duration::from_secs(1)).await;
+            client.array.stop().await.unwrap();
+        });
+        assert!(matches!(ended, Ended::Crashed | Ended::Done(())));
+        crash(&disks, Luck::None, &Random::new(count));
+        let world = World::new(count + 200);
+        let inside = world.clone();
+        world.run(async move {
+            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+            assert_eq!(array.health(), Health::Optimal, "after {count} superblocks");
+        });
+    }
+}
+
+#[test]
+fn no_write_goes_where_one_to_the_last_copy_has_not_ended() {
+    play(20, async |world, seed| {
+        let disks = disks(&RAID1, seed);
+        let client = filled(&world, &RAID1, &disks, true).await;
+        client.array.fail("disk1").await.unwrap();
+        let mut client = client;
+        client.write(0, 4096, Fua::No).await.unwrap();
+        let (first, _) = (client.payload(0, 4096).1, ());
+        let (bytes, second) = client.payload(0, 4096);
+        disks[0].faults().hangs.set(1);
+        let array = &client.array;
+        let late = async {
+            world.sleep(Duration::from_millis(1)).await;
+            disks[0].faults().hangs.set(0);
+            array.write(0, second, Fua::No).await
+        };
+        let (hung, late) = join(array.write(0, first, Fua::No), late).await;
+        assert!(hung.is_err());
+        disks[0].release_hung(&world);
+        world.sleep(Duration::from_secs(1)).await;
+        if late.is_ok() {
+            client.bytes[..4096].copy_from_slice(&bytes);
+            client.check(0, 4096).await;
+        }
+    });
+}
+
+#[test]
+fn a_copy_that_hangs_while_it_is_resynced_costs_only_itself() {
+    play(60, async |world, seed| {
+        let disks = disks(&RAID1, seed);
+        let some: Vec<_> = disks.iter().take(2).cloned().map(Some).collect();
+        let array = create_array(&world, &RAID1, &some, 512, false, true).await.unwrap();
+        disks[1].faults().hangs.set(3);
+        let mut client = Client::new(array, &world);
+        world.sleep(Duration::from_secs(40)).await;
+        client.write(1000, 3000, Fua::No).await.unwrap();
+        client.check(1024, 2048).await;
+        disks[1].faults().hangs.set(0);
+        disks[1].release_hung(&world);
+        client.array.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_last_copy_that_answers_nothing_does_not_take_all_memory() {
+    play(3, async |world, seed| {
+        let disks = disks(&RAID1, seed);
+        let client = filled(&world, &RAID1, &disks, true).await;
+        client.array.fail("disk1").await.unwrap();
+        disks[0].faults().hangs.set(1);
+        let pool = Pool::new(16 << 20).unwrap();
+        for _ in 0..20 {
+            let reads = (0..16).map(|number| {
+                let buf = pool.try_alloc(64 << 10).expect("reads that failed gave their memory back");
+                client.array.read((number % 2) * (64 << 10), buf)
+            });
+            assert!(join_all(reads).await.into_iter().all(|result| result.is_err()));
+        }
+        disks[0].faults().hangs.set(0);
+        disks[0].release_hung(&world);
+        world.sleep(Duration::from_secs(1)).await;
+        client.check_all().await;
+    });
+}
+
+#[test]
+fn two_that_cannot_be_read_in_the_same_rows_are_left_alone() {
+    play(5, async |world, seed| {
+        let disks = disks(&RAID5, seed);
+        let client = filled(&world, &RAID5, &disks, true).await;
+        // Logs that have no room would make the members fail; these cannot even be written.
+        let spoilt = DATA_OFFSET as u64..(DATA_OFFSET + 64 * 512) as u64;
+        for disk in [&disks[0], &disks[1]] {
+            disk.spoil(spoilt.clone());
+            disk.faults().full_below.set(spoilt.start);
+        }
+        let pool = Pool::new(1 << 20).unwrap();
+        let read = client.array.read(0, pool.try_alloc(16 << 10).unwrap()).await;
+        assert!(read.is_err());
+        world.sleep(Duration::from_secs(5)).await;
+        let asked: u64 = disks.iter().map(|disk| disk.counts().operations).sum();
+        world.sleep(Duration::from_secs(60)).await;
+        let more: u64 = disks.iter().map(|disk| disk.counts().operations).sum();
+        assert!(
+            more - asked < 2000,
+            "{} operations in a minute in which nobody asked for anything",
+            more - asked
+        );
+    });
+}
+
+#[test]
+fn a_read_that_has_waited_asks_the_members_of_now() {
+    play(20, async |world, seed| {
+        let disks = disks(&RAID6, seed);
+        let client = filled(&world, &RAID6, &disks, true).await;
+        client.array.flush().await.unwrap();
+        client.array.fail("disk0").await.unwrap();
+        let reader = async { client.check(0, 4096 * 3).await };
+        let events = async {
+            disks[1].faults().hangs.set(1);
+            world.sleep(Duration::from_micros(1)).await;
+            world.sleep(Duration::from_millis(1)).await;
+            disks[1].faults().hangs.set(0);
+            client.array.add(new(&world, &disks[5]), [99; 16]).await.unwrap();
+            world.sleep(Duration::from_secs(9)).await;
+            disks[2].faults().hangs.set(1);
+            world.sleep(Duration::from_secs(3)).await;
+            disks[2].faults().hangs.set(0);
+        };
+        join(reader, events).await;
+    });
+}
+
+#[test]
+fn what_a_member_holds_is_not_worked_out_because_it_lacks_the_rows_beside() {
+    play(20, async |world, seed| {
+        let disks = disks(&RAID6_N, seed);
+        let some: Vec<_> = disks.iter().take(5).cloned().map(Some).collect();
+        let array = create_array(&world, &RAID6_N, &some, 512, false, true).await.unwrap();
+        // Nothing has been resynced: parity says of the rows something of its own.
+        array.pause();
+        array.fail("disk2").await.unwrap();
+        let mut client = Client::new(array, &world);
+        let stripe = 2 * 48 << 10;
+        let row = 68 + world.random(8);
+        disks[1].spoil((DATA_OFFSET as u64 + row * 512)..(DATA_OFFSET as u64 + (row + 8) * 512));
+        let chunk_of_1 = stripe + (16 << 10);
+        let pool = Pool::new(1 << 20).unwrap();
+        let at = chunk_of_1 + (row - 64) * 512;
+        client.array.read(at, pool.try_alloc(4096).unwrap()).await.unwrap();
+        // Across the first row that disk1 does not hold, in the chunk of the one that is missing.
+        let start = (stripe + (32 << 10)) as usize;
+        client.write(start, 9 << 10, Fua::No).await.unwrap();
+        client.check(start, 512).await;
+        client.check(start, 9 << 10).await;
+    });
+}
+
+#[test]
+fn an_idle_array_says_when_what_was_torn_agrees_again() {
+    play(40, async |world, seed| {
+        let disks: Vec<_> = disks(&RAID5, seed).into_iter().take(4).collect();
+        let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+        let array = create_array(&world, &RAID5, &some, 512, false, true).await.unwrap();
+        world.sleep(Duration::from_micros(world.random(400))).await;
+        disks[3].faults().full.set(true);
+        let mut client = Client::new(array, &world);
+        client.write(0, 5000, Fua::No).await.ok();
+        world.sleep(Duration::from_millis(5)).await;
+        disks[3].faults().full.set(false);
+        world.sleep(Duration::from_secs(60)).await;
+        let status = client.array.status();
+        assert!(status.phase == Phase::Clean && !status.resync_is_due && !status.has_suspect_rows);
+        let model = Model::of(&disks);
+        assert!(model.says_clean(), "the superblocks do not say that the array is clean");
+        assert!(model.inconsistent().is_empty());
+    });
+}
+
+#[test]
+fn a_bit_that_some_members_missed_is_written_to_all_before_it_counts() {
+    for seed in 0..150 {
+        let disks: Vec<_> = disks(&RAID5, seed).into_iter().take(4).collect();
+        let world = World::new(seed);
+        let (inside, stage) = (world.clone(), disks.clone());
+        world.run(async move {
+            let client = filled(&inside, &RAID5, &stage, true).await;
+            until_idle(&client).await;
+            client.array.stop().await.unwrap();
+        });
+        let dice = Random::new(seed);
+        // Twice the same write; twice a crash: the first while its bit is set, the second when superblocks are written.
+        for life in 0..2 {
+            let world = World::new(seed * 10 + life);
+            let (inside, stage) = (world.clone(), disks.clone());
+            let (changes, steps) = (dice.below(16), dice.below(400));
+            drop(world.live(async move {
+                let options = AssembleOptions::default();
+                let array = assemble_array(&inside, &stage, 512, options).await.unwrap();
+                if life == 0 {
+                    inside.crash_after(changes);
+                } else {
+                    inside.crash_in(steps);
+                }
+                let mut client = Client::new(array, &inside);
+                client.write(0, 5000, Fua::No).await.unwrap();
+                inside.sleep(Duration::from_secs(10)).await;
+            }));
+            crash(&disks, Luck::Some, &dice);
+            let model = Model::of(&disks);
+            let hidden: Vec<_> =
+                model.inconsistent().into_iter().filter(|&at| !model.admits(at as u64)).collect();
+            assert!(hidden.is_empty(), "seed {seed}: {hidden:?} disagree, and no bit admits it");
+        }
+        let world = World::new(seed + 5000);
+        let inside = world.clone();
+        world.run(async move {
+            let options = AssembleOptions::default();
+            let array = assemble_array(&inside, &disks, 512, options).await.unwrap();
+            let client = Client::new(array, &inside);
+            until_idle(&client).await;
+            client.array.stop().await.unwrap();
+            assert_agrees(&disks);
+        });
+    }
+}
