@@ -248,6 +248,8 @@ fn every_command_reaches_the_daemon() {
         (&["scrub", "größe"], api::Command::Scrub { name: name(), scrub: api::Scrub::Check }),
         (&["scrub", "größe", "--repair"], api::Command::Scrub { name: name(), scrub: api::Scrub::Repair }),
         (&["scrub", "größe", "--stop"], api::Command::Scrub { name: name(), scrub: api::Scrub::Stop }),
+        (&["readonly", "größe"], api::Command::ReadOnly { name: name() }),
+        (&["readwrite", "größe"], api::Command::ReadWrite { name: name() }),
         (&["pause", "größe"], api::Command::Pause { name: name() }),
         (&["resume", "größe"], api::Command::Resume { name: name() }),
         (&["wait", "größe"], api::Command::Status { name: name() }),

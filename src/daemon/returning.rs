@@ -78,6 +78,12 @@ impl Returning {
         self.attempts.retain(|(array, _), _| runs(*array));
     }
 
+    /// Members of an array that were taken out of it to be taken back.
+    fn out_of(&self, array: ArrayId) -> Vec<Absent> {
+        let attempts = self.attempts.iter().filter(|((id, _), _)| *id == array);
+        attempts.filter_map(|(_, attempts)| attempts.out.clone()).collect()
+    }
+
     fn places(&self, absent: &Absent) -> Vec<PathBuf> {
         let news = self.news.iter().rev().filter(|path| **path != Path::new(&absent.path));
         std::iter::once(PathBuf::from(&absent.path)).chain(news.cloned()).collect()
@@ -142,16 +148,22 @@ impl Operator {
     }
 
     /// The members of an array that may be taken back if they are there.
-    async fn awaited(&self, entry: &Entry, policy: AutoReAdd, returning: &Returning) -> Vec<Absent> {
-        let absent = Self::on_array(entry, |array| async move {
+    async fn awaited(&self, entry: &Entry, policy: AutoReAdd, returning: &mut Returning) -> Vec<Absent> {
+        let out = returning.out_of(entry.id);
+        let found = Self::on_array(entry, |array| async move {
             let mut absent = array.absent_members();
             absent.retain(|member| member.in_flight == 0 && !MemberDisk::is_withheld(&member.path));
-            Ok(absent)
+            // The operator may have been first.
+            let (back, out): (Vec<_>, Vec<_>) =
+                out.into_iter().partition(|member| array.has_device(&member.device_uuid));
+            Ok((absent, back, out))
         });
-        let mut absent = absent.await.unwrap_or_default();
+        let Ok((mut absent, back, out)) = found.await else { return Vec::new() };
+        for member in back {
+            returning.attempts.remove(&(entry.id, member.device_uuid));
+        }
         absent.retain(|member| member.may_catch_up || policy == AutoReAdd::Spare);
-        let out = returning.attempts.iter().filter(|((array, _), _)| *array == entry.id);
-        absent.extend(out.filter_map(|(_, attempts)| attempts.out.clone()));
+        absent.extend(out);
         absent
     }
 

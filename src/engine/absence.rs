@@ -23,8 +23,11 @@ pub struct Absent {
 }
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
-    /// The members that are absent.
+    /// The members that are absent; none of an array whose members cannot be changed.
     pub fn absent_members(&self) -> Vec<Absent> {
+        if !self.may_sync() {
+            return Vec::new();
+        }
         let roster = self.roster.borrow();
         let absent = roster.all().filter(|member| member.is_absent.get());
         let told = absent.map(|member| Absent {
@@ -35,5 +38,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             in_flight: member.device.in_flight(),
         });
         told.collect()
+    }
+
+    /// Whether a device is a member, in whatever state.
+    pub fn has_device(&self, device_uuid: &[u8; 16]) -> bool {
+        self.roster.borrow().all().any(|member| member.superblock.device_uuid == *device_uuid)
     }
 }

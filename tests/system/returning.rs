@@ -36,6 +36,10 @@ fn who_disappeared_comes_back_and_who_was_failed_does_not() {
     home.ok(format!("create vol --level 6 --chunk 64K --init zero {}", disks.all()));
     home.ok(format!("create kept --level 1 --init zero {}", others.all()));
     home.ok("tune kept auto_re_add=off");
+    // Nothing tells what it has missed.
+    let plain = Disks::files(&home, "plain", 2, 32);
+    home.ok(format!("create plain --level 1 --bitmap none --init zero {}", plain.all()));
+    home.ok("tune plain auto_re_add=spare");
     assert!(home.ok("tune vol").contains("auto_re_add=on"));
     home.ok(format!("fail vol {}", disks.paths[0]));
     let mut client = home.client("vol");
@@ -46,6 +50,7 @@ fn who_disappeared_comes_back_and_who_was_failed_does_not() {
         other.disconnect().unwrap();
     };
     lose("kept", &others.paths[1]);
+    lose("plain", &plain.paths[1]);
     lose("vol", &disks.paths[1]);
     let data = noise(2, 4 * MIB as usize);
     client.write(20 * MIB, &data).unwrap();
@@ -56,12 +61,14 @@ fn who_disappeared_comes_back_and_who_was_failed_does_not() {
     );
 
     home.ok(format!("inject kept {} clear", others.paths[1]));
+    home.ok(format!("inject plain {} clear", plain.paths[1]));
     home.ok(format!("inject vol {} clear", disks.paths[1]));
     let status = home.wait_for("vol", |status| status.members[1].state == MemberState::InSync);
     assert_eq!(status.members[0].state, MemberState::Faulty, "the operator failed it: {status:#?}");
     assert_eq!(home.status("kept").members[1].state, MemberState::Faulty, "it was told to leave it alone");
     assert_eq!(returned(&home, "vol"), [Some(disks.paths[1].clone())]);
     assert_eq!(returned(&home, "kept"), []);
+    home.wait_for("plain", |status| status.health == Health::Optimal);
     // What it had missed is on it.
     home.ok(format!("fail vol {}", disks.paths[2]));
     let mut found = vec![0; data.len()];

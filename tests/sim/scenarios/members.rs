@@ -11,7 +11,7 @@ use crate::rounds::Client;
 use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, memory, platters};
+use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, load_disk, memory, platters};
 use raidd_sim::store::Luck;
 use raidd_sim::world::World;
 
@@ -263,6 +263,12 @@ fn an_array_made_read_only_is_clean_and_stays_as_it_is() {
                 client.array.fail("disk1").await.unwrap();
             }
             steps(&mut client, 2).await;
+            if round == 3 {
+                // In the middle of a recovery.
+                client.array.remove("disk1").await.unwrap();
+                let found = load_disk(&world, &disks[1], 512).await.unwrap();
+                client.array.re_add(found).await.unwrap();
+            }
             // A write at the same time is done or refused, and nothing between.
             let array = client.array.clone();
             let (start, len) = client.range();
@@ -288,6 +294,7 @@ fn an_array_made_read_only_is_clean_and_stays_as_it_is() {
             steps(&mut client, 1).await;
             client.check_all().await;
         }
+        until_whole(&client).await;
         client.array.set_read_only().await.unwrap();
         client.array.stop().await.unwrap();
         let options = AssembleOptions { read_only: true, ..Default::default() };
@@ -305,7 +312,7 @@ fn a_last_copy_that_failed_is_not_written_again_for_a_word() {
     let world = World::new(1);
     let inside = world.clone();
     world.run(async move {
-        let shape = SHAPES.into_iter().find(|shape| shape.level == 1).unwrap();
+        let shape = *SHAPES.iter().find(|shape| shape.level == 1).unwrap();
         let disks = platters(&shape, 1);
         let mut client = client_of(&inside, &shape, &disks, 2).await;
         for slot in 1..shape.slots {
@@ -319,5 +326,45 @@ fn a_last_copy_that_failed_is_not_written_again_for_a_word() {
         assert_eq!(client.array.status().phase, Phase::ReadOnly);
         let refused = client.array.set_read_write().await.unwrap_err().to_string();
         assert!(refused.contains("last usable copy"), "{refused}");
+    });
+}
+
+#[test]
+fn only_who_was_not_there_is_absent() {
+    run(70..72, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        let absent = |client: &Client| -> Vec<String> {
+            client.array.absent_members().into_iter().map(|member| member.path).collect()
+        };
+        let back = async |client: &Client, label: &str| {
+            let found = load_disk(&world, &disks[1], 512).await.unwrap();
+            client.array.remove(label).await.unwrap();
+            client.array.re_add(found).await.unwrap();
+            until_whole(client).await;
+        };
+        client.array.fail("disk1").await.unwrap();
+        assert!(absent(&client).is_empty(), "the operator said so");
+        back(&client, "disk1").await;
+
+        disks[1].faults().dead.set(true);
+        while client.array.health() == Health::Optimal {
+            steps(&mut client, 1).await;
+        }
+        disks[1].faults().dead.set(false);
+        assert_eq!(absent(&client), ["disk1"]);
+        assert!(client.array.absent_members()[0].may_catch_up);
+        client.array.fail("disk1").await.unwrap();
+        assert!(absent(&client).is_empty(), "the operator says so now");
+        back(&client, "disk1").await;
+
+        disks[1].faults().read_only.set(true);
+        while client.array.health() == Health::Optimal {
+            steps(&mut client, 1).await;
+        }
+        disks[1].faults().read_only.set(false);
+        assert!(absent(&client).is_empty(), "it was there, and refused");
+        client.check_all().await;
+        client.array.stop().await.unwrap();
     });
 }
