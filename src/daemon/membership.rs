@@ -247,7 +247,7 @@ impl Operator {
         let _turn = self.one_at_a_time.lock().await;
         let entry = self.entry(name)?;
         let done = Self::on_array(&entry, move |array| async move {
-            if read_only { array.set_read_only().await } else { array.set_read_write().await }
+            if read_only { array.set_read_only().await } else { array.set_read_write() }
         });
         done.await?;
         self.remember(|state| state.update(&format_uuid(&entry.uuid), |saved| saved.protected = read_only));

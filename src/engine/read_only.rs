@@ -27,7 +27,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// # Errors
     /// The array could not be flushed or marked clean. It goes on as before, or is read-only for that.
     pub async fn set_read_only(&self) -> Result<(), Refusal> {
-        let _changes = self.changes.lock(0..1).await;
+        // No lock: a change of members that waits for one would be waited for here.
+        while self.is_draining() {
+            self.runtime.sleep(DRAIN_CHECK).await;
+        }
         if self.state.borrow().phase == Phase::ReadOnly {
             return Ok(());
         }
@@ -49,16 +52,18 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Operator's `readwrite`: takes `readonly` back.
-    pub async fn set_read_write(&self) -> Result<(), Refusal> {
-        let _changes = self.changes.lock(0..1).await;
+    ///
+    /// # Errors
+    /// It is read-only for another reason, or a flush has failed since.
+    pub fn set_read_write(&self) -> Result<(), Refusal> {
         let name = self.name();
         {
             let state = self.state.borrow();
             if matches!(state.phase, Phase::Clean | Phase::Active) {
                 return Ok(());
             }
-            if !state.is_protected {
-                let why = state.read_only.as_deref().unwrap_or("it is being stopped");
+            if !state.is_protected || state.phase == Phase::Stopped {
+                let why = state.read_only.as_deref().unwrap_or("it is just being stopped or made so");
                 return Err(Refusal::NotNow(format!(
                     "{name} is not read-only by the operator's word: {why}; stop it, mend that, and assemble it again"
                 )));
@@ -77,6 +82,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.take_writes_again();
         tracing::info!(array = name, "read-write again");
         Ok(())
+    }
+
+    /// Nothing is let in any more, but what was has not ended.
+    fn is_draining(&self) -> bool {
+        let state = self.state.borrow();
+        state.phase == Phase::ReadOnly && state.read_only.is_none()
     }
 
     /// Writes may begin again, as on an idle array: the first one has the superblocks say dirty, whatever they say now.

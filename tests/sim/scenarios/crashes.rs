@@ -131,7 +131,7 @@ async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<L
         array.set_read_only().await.unwrap();
         teller.ledger.borrow_mut().flushed();
         world.sleep(Duration::from_millis(450)).await;
-        array.set_read_write().await.unwrap();
+        array.set_read_write().unwrap();
         teller.write(6000, 900).await;
     }
     world.sleep(Duration::from_millis(450)).await;

@@ -290,7 +290,7 @@ fn an_array_made_read_only_is_clean_and_stays_as_it_is() {
                 "written to"
             );
             array.set_read_only().await.unwrap();
-            array.set_read_write().await.unwrap();
+            array.set_read_write().unwrap();
             steps(&mut client, 1).await;
             client.check_all().await;
         }
@@ -300,7 +300,7 @@ fn an_array_made_read_only_is_clean_and_stays_as_it_is() {
         let options = AssembleOptions { read_only: true, ..Default::default() };
         let again = assemble_array(&world, &disks, 512, options).await.unwrap();
         assert!(!again.status().resync_is_due);
-        let refused = again.set_read_write().await.unwrap_err().to_string();
+        let refused = again.set_read_write().unwrap_err().to_string();
         assert!(refused.contains("--read-only"), "{refused}");
         let client = Client::again(again, client);
         client.check_all().await;
@@ -324,7 +324,7 @@ fn a_last_copy_that_failed_is_not_written_again_for_a_word() {
         assert!(refused.contains("not made read-only"), "{refused}");
         disks[0].faults().flush_fails.set(false);
         assert_eq!(client.array.status().phase, Phase::ReadOnly);
-        let refused = client.array.set_read_write().await.unwrap_err().to_string();
+        let refused = client.array.set_read_write().unwrap_err().to_string();
         assert!(refused.contains("last usable copy"), "{refused}");
     });
 }
@@ -366,5 +366,36 @@ fn only_who_was_not_there_is_absent() {
         assert!(absent(&client).is_empty(), "it was there, and refused");
         client.check_all().await;
         client.array.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn changes_of_members_and_a_read_only_array_do_not_wait_for_each_other() {
+    run(80..84, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        let fresh = |number: u64| Platter::garbage(99 + number, MEMBER_BYTES, 512, seed ^ number << 32);
+        let array = client.array.clone();
+        // The second change is let in before the first has ended, and after the array was told.
+        let (first, second) = (new_member(&world, &fresh(0), "new0"), new_member(&world, &fresh(1), "new1"));
+        let (added, made, _) = futures_util::future::join3(
+            array.add(first, [100; 16]),
+            array.set_read_only(),
+            array.add(second, [101; 16]),
+        )
+        .await;
+        (added.unwrap(), made.unwrap());
+        array.set_read_write().unwrap();
+        steps(&mut client, 1).await;
+        // A spare is being seated.
+        array.fail("disk1").await.unwrap();
+        world.sleep(Duration::from_micros(world.random(3000))).await;
+        array.set_read_only().await.unwrap();
+        client.check_all().await;
+        array.set_read_write().unwrap();
+        steps(&mut client, 1).await;
+        until_whole(&client).await;
+        client.check_all().await;
+        array.stop().await.unwrap();
     });
 }
