@@ -384,7 +384,8 @@ fn changes_of_members_and_a_read_only_array_do_not_wait_for_each_other() {
             array.add(second, [101; 16]),
         )
         .await;
-        (added.unwrap(), made.unwrap());
+        added.unwrap();
+        made.unwrap();
         array.set_read_write().unwrap();
         steps(&mut client, 1).await;
         // A spare is being seated.
