@@ -83,6 +83,21 @@ Example:
         name: Option<String>,
     },
 
+    /// The same as `status`, again and again: on a terminal a full-screen view until `q`, else one after the other
+    #[command(
+        after_help = "Example:\n  raidctl watch vol0\n  raidctl watch --interval 5s --count 10 | tee log"
+    )]
+    Watch {
+        /// The array; all of them if none is named
+        name: Option<String>,
+        /// Time between two looks
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = parse_duration_ms)]
+        interval: u64,
+        /// End after so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+
     /// Treat a member as failed
     #[command(after_help = "Example:\n  raidctl fail vol0 /dev/sdc")]
     Fail {
@@ -143,7 +158,7 @@ Example:
 
     /// Check redundancy in the background, and repair it
     #[command(
-        after_help = "Example:\n  raidctl scrub vol0\n  raidctl scrub vol0 --repair\n  raidctl scrub vol0 --stop"
+        after_help = "Example:\n  raidctl scrub vol0\n  raidctl scrub vol0 --repair\n  raidctl scrub vol0 --stop\n  raidctl scrub vol0 --findings"
     )]
     Scrub {
         /// The array
@@ -154,6 +169,9 @@ Example:
         /// Stop the scrub; the next one goes on from there
         #[arg(long, conflicts_with = "repair")]
         stop: bool,
+        /// Show what the last or the running scrub found: where, and which member lied
+        #[arg(long, conflicts_with_all = ["repair", "stop"])]
+        findings: bool,
     },
 
     /// Hold the sync action (resync, recovery, scrub) where it is
@@ -166,6 +184,20 @@ Example:
     /// Let the sync action go on
     #[command(after_help = "Example:\n  raidctl resume vol0")]
     Resume {
+        /// The array
+        name: String,
+    },
+
+    /// Take no more writes: finish those under way, flush the array and mark it clean; also after a restart
+    #[command(name = "readonly", after_help = "Example:\n  raidctl readonly vol0")]
+    ReadOnly {
+        /// The array
+        name: String,
+    },
+
+    /// Take writes again, after `readonly`
+    #[command(name = "readwrite", after_help = "Example:\n  raidctl readwrite vol0")]
+    ReadWrite {
         /// The array
         name: String,
     },
@@ -183,9 +215,11 @@ Example:
     /// Change settings, for now and for every later start; without any, show them
     ///
     /// recovery_min, recovery_max: bytes a second of each member that a sync action takes though clients are active, and
-    /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m.
+    /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m. scrub_interval: how long after
+    /// a scrub has ended the next one begins by itself, 1m to 3650d, or never. auto_re_add: whether a member
+    /// that disappeared and is there again is caught up by itself: on, off, or spare: added anew where it cannot be.
     #[command(
-        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s\n  raidctl tune vol0"
+        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s scrub_interval=30d\n  raidctl tune vol0"
     )]
     Tune {
         /// The array

@@ -6,6 +6,7 @@
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
 //! - `wait`: until an array is at rest
+//! - `watch`: a live view
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
@@ -19,10 +20,12 @@ mod quantity;
 mod render;
 mod request;
 mod wait;
+mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use raidd::api::{Status, Tuning};
@@ -62,13 +65,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let arrays = Daemon::at(control)?.list()?;
             if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) }
         }
-        Command::Status { name: Some(name) } => {
-            let array = Daemon::at(control)?.status(&name)?;
-            if json { document(&array) } else { output(render::status(&array).as_bytes()) }
-        }
-        Command::Status { name: None } => {
-            let arrays = Daemon::at(control)?.list()?;
-            if json { document(&arrays) } else { output(pictures(&arrays).as_bytes()) }
+        Command::Status { name } => output(picture(&Daemon::at(control)?, name.as_deref(), json)?.as_bytes()),
+        Command::Watch { name, interval, count } => {
+            let daemon = Daemon::at(control)?;
+            let between = if json { "" } else { "\n" };
+            let interval = Duration::from_millis(interval);
+            watch::run(&|| picture(&daemon, name.as_deref(), json), between, interval, count)
         }
         Command::Fail { name, device } => change(control, json, &name, "fail", &json!({ "device": device })),
         Command::Remove { name, device } => {
@@ -81,9 +83,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Replace { name, old, new } => {
             change(control, json, &name, "replace", &json!({ "old": old, "new": new }))
         }
-        Command::Scrub { name, repair, stop } => {
+        Command::Scrub { name, findings: true, .. } => {
+            let found = Daemon::at(control)?.findings(&name)?;
+            if json { document(&found) } else { output(render::findings(&found).as_bytes()) }
+        }
+        Command::Scrub { name, repair, stop, .. } => {
             change(control, json, &name, "scrub", &json!({ "repair": repair, "stop": stop }))
         }
+        Command::ReadOnly { name } => change(control, json, &name, "readonly", &json!({})),
+        Command::ReadWrite { name } => change(control, json, &name, "readwrite", &json!({})),
         Command::Pause { name } => change(control, json, &name, "pause", &json!({})),
         Command::Resume { name } => change(control, json, &name, "resume", &json!({})),
         Command::Wait { name, timeout } => {
@@ -163,6 +171,20 @@ fn started(array: &Status, json: bool) -> Result<(), Failure> {
     }
 }
 
+/// What `status` shows.
+fn picture(daemon: &Daemon, name: Option<&str>, json: bool) -> Result<String, Failure> {
+    match name {
+        Some(name) => {
+            let array = daemon.status(name)?;
+            if json { line(&array) } else { Ok(render::status(&array)) }
+        }
+        None => {
+            let arrays = daemon.list()?;
+            if json { line(&arrays) } else { Ok(pictures(&arrays)) }
+        }
+    }
+}
+
 fn pictures(arrays: &[Status]) -> String {
     if arrays.is_empty() {
         return render::list(arrays);
@@ -198,8 +220,12 @@ fn zero_all(devices: &[PathBuf], force: bool) -> Result<(), Failure> {
 }
 
 fn document<T: Serialize>(document: &T) -> Result<(), Failure> {
+    output(line(document)?.as_bytes())
+}
+
+fn line<T: Serialize>(document: &T) -> Result<String, Failure> {
     let text = serde_json::to_string(document).map_err(|error| Failure::output(&error.into()))?;
-    output(format!("{text}\n").as_bytes())
+    Ok(text + "\n")
 }
 
 /// Writes to stdout. Rust programs ignore SIGPIPE, so a reader that has gone shows as an error here.

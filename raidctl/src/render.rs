@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use raidd::api::{Event, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
+use raidd::api::{Event, Finding, Findings, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
 
 use crate::quantity::{duration, moment, short_size, size};
 
@@ -74,6 +74,7 @@ pub fn status(array: &Status) -> String {
         },
     ));
     let paused = if array.sync_paused && array.sync.action != SyncAction::Idle { ", paused" } else { "" };
+    lines.extend(array.last_scrub_unix_seconds.map(|seconds| ("Last scrub", moment(seconds))));
     lines.push(("Sync", progress(&array.sync) + paused));
     lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
 
@@ -94,14 +95,47 @@ pub fn tuning(tuning: &Tuning) -> String {
     };
     line("recovery_min", tuning.recovery_min.map(short_size));
     line("recovery_max", tuning.recovery_max.map(short_size));
+    line("member_timeout", tuning.member_timeout_ms.map(time));
     line(
-        "member_timeout",
-        tuning.member_timeout_ms.map(|ms| match ms % 1000 {
-            0 => format!("{}s", ms / 1000),
-            _ => format!("{ms}ms"),
-        }),
+        "scrub_interval",
+        tuning.scrub_interval_ms.map(|ms| if ms == 0 { "never".to_owned() } else { time(ms) }),
     );
+    line("auto_re_add", tuning.auto_re_add.map(|policy| policy.as_str().to_owned()));
     text
+}
+
+/// A stretch of time as `tune` takes it, in the largest unit that has it whole.
+fn time(ms: u64) -> String {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let unit = units.iter().find(|(_, unit)| ms > 0 && ms.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{ms}ms"), |(letter, unit)| format!("{}{letter}", ms / unit))
+}
+
+/// What scrubs found: a line for each range.
+pub fn findings(found: &Findings) -> String {
+    if found.findings.is_empty() {
+        return format!("{}: no scrub has found anything\n", printable(&found.name));
+    }
+    let mut table = columns(&["ARRAY OFFSET", "BYTES", "MEMBER OFFSET", "LIAR", "REPAIRED"]);
+    for finding in &found.findings {
+        table.add_row([
+            finding.array_offset_bytes.to_string(),
+            finding.array_len_bytes.to_string(),
+            finding.member_offset_bytes.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
+            liar(finding),
+            if finding.repaired { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    right(&mut table, &[0, 1, 2]);
+    finish(&table)
+}
+
+fn liar(finding: &Finding) -> String {
+    match (&finding.device, finding.slot) {
+        (Some(path), _) => printable(path),
+        (None, Some(slot)) => format!("slot {slot}"),
+        (None, None) => "undecided".to_owned(),
+    }
 }
 
 /// Something that happened, as a line.
@@ -299,6 +333,7 @@ mod tests {
             warnings: vec!["no redundancy left".to_owned()],
             sync_paused: false,
             tuning: None,
+            last_scrub_unix_seconds: None,
         }
     }
 
@@ -366,10 +401,39 @@ größe  raid10  1.50 TiB  read-only  degraded  [U__U]   -              -
     }
 
     #[test]
+    fn findings_name_the_liar() {
+        let finding = Finding {
+            array_offset_bytes: 1 << 20,
+            array_len_bytes: 4096,
+            member_offset_bytes: Some(524_288),
+            member_len_bytes: Some(4096),
+            slot: Some(2),
+            device: Some("/dev/loop2".to_owned()),
+            repaired: true,
+        };
+        let undecided = Finding {
+            slot: None,
+            device: None,
+            repaired: false,
+            member_offset_bytes: None,
+            ..finding.clone()
+        };
+        let found = Findings { name: "vol0".to_owned(), mismatches: 16, findings: vec![finding, undecided] };
+        let expected = "\
+ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
+     1048576   4096         524288  /dev/loop2  yes
+     1048576   4096              -  undecided   no
+";
+        assert_eq!(findings(&found), expected);
+        assert!(findings(&Findings::default()).contains("no scrub has found"));
+    }
+
+    #[test]
     fn settings_can_be_given_back() {
-        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\n";
+        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nauto_re_add=spare\n";
         let parsed = Tuning::parse(settings.lines()).unwrap();
         assert_eq!(tuning(&parsed), settings);
+        assert_eq!(tuning(&Tuning::parse(["scrub_interval=0"]).unwrap()), "scrub_interval=never\n");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use raidd::api::{AssembleArray, CreateArray, Event, Problem, Status, default_control_path};
+use raidd::api::{AssembleArray, CreateArray, Event, Findings, Problem, Status, default_control_path};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -76,6 +76,11 @@ impl Daemon {
     /// One array.
     pub fn status(&self, name: &str) -> Result<Status, Failure> {
         self.told(Method::GET, &format!("/v1/arrays/{}", escaped(name)), None::<&()>)
+    }
+
+    /// What scrubs of an array found.
+    pub fn findings(&self, name: &str) -> Result<Findings, Failure> {
+        self.told(Method::GET, &format!("/v1/arrays/{}/findings", escaped(name)), None::<&()>)
     }
 
     /// Stops an array.

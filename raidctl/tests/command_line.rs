@@ -97,6 +97,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         warnings: warnings.to_vec(),
         sync_paused: false,
         tuning: None,
+        last_scrub_unix_seconds: None,
     }
 }
 
@@ -170,7 +171,8 @@ fn usage_errors_end_with_2() {
         &["scrub", "vol0", "--repair", "--stop"],
         &["tune", "vol0", "colour=red"],
         &["wait", "vol0", "--timeout", "5"],
-        &["watch"],
+        &["watch", "--count", "0"],
+        &["scrub", "vol0", "--findings", "--stop"],
     ] {
         let ran = ran(&mut raidctl(arguments));
         assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{arguments:?}");
@@ -246,6 +248,8 @@ fn every_command_reaches_the_daemon() {
         (&["scrub", "größe"], api::Command::Scrub { name: name(), scrub: api::Scrub::Check }),
         (&["scrub", "größe", "--repair"], api::Command::Scrub { name: name(), scrub: api::Scrub::Repair }),
         (&["scrub", "größe", "--stop"], api::Command::Scrub { name: name(), scrub: api::Scrub::Stop }),
+        (&["readonly", "größe"], api::Command::ReadOnly { name: name() }),
+        (&["readwrite", "größe"], api::Command::ReadWrite { name: name() }),
         (&["pause", "größe"], api::Command::Pause { name: name() }),
         (&["resume", "größe"], api::Command::Resume { name: name() }),
         (&["wait", "größe"], api::Command::Status { name: name() }),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::parse_level;
-use super::{ConsistencyPolicy, Fault, Status, Tuning, parse_uuid, valid_name};
+use super::{ConsistencyPolicy, Fault, Findings, Status, Tuning, parse_uuid, valid_name};
 
 /// Stands for a member that is not there, in the devices of [`CreateArray`].
 pub const MISSING: &str = "missing";
@@ -81,6 +81,22 @@ pub enum Command {
         /// What to do.
         scrub: Scrub,
     },
+    /// What scrubs found. Legal while the array runs. Answers [`Reply::Findings`].
+    Findings {
+        /// The array.
+        name: String,
+    },
+    /// Takes no more writes, flushes the array and marks it clean; also after a restart. Legal while the array runs. Answers
+    /// [`Reply::Array`].
+    ReadOnly {
+        /// The array.
+        name: String,
+    },
+    /// Takes that back. Legal where an array is read-only for no other reason. Answers [`Reply::Array`].
+    ReadWrite {
+        /// The array.
+        name: String,
+    },
     /// Holds the sync action where it is. Legal while the array runs. Answers [`Reply::Array`].
     Pause {
         /// The array.
@@ -136,6 +152,9 @@ impl Command {
             | Command::ReAdd { name, .. }
             | Command::Replace { name, .. }
             | Command::Scrub { name, .. }
+            | Command::Findings { name }
+            | Command::ReadOnly { name }
+            | Command::ReadWrite { name }
             | Command::Pause { name }
             | Command::Resume { name }
             | Command::Tune { name, .. }
@@ -151,6 +170,8 @@ pub enum Reply {
     Array(Box<Status>),
     /// Several arrays.
     Arrays(Vec<Status>),
+    /// What scrubs found.
+    Findings(Findings),
     /// Nothing to say.
     Done,
 }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// An event. Its name is mdadm's: `NewArray`, `DegradedArray`, `Fail`, `FailSpare`, `SpareActive`, `RebuildStarted`,
-/// `Rebuild20` and so on, `RebuildFinished`, `DeviceDisappeared`.
+/// `Rebuild20` and so on, `RebuildFinished`, `DeviceDisappeared`; and one of our own:
+/// `MemberReturned`, for a member that disappeared and was taken back without being asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Counts events, also over restarts of the daemon.

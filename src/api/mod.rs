@@ -13,6 +13,7 @@
 mod command;
 mod event;
 mod fault;
+mod findings;
 mod problem;
 mod status;
 mod text;
@@ -23,9 +24,13 @@ pub use command::{
 };
 pub use event::Event;
 pub use fault::{CORRUPT_BYTES_MAX, Fault, FaultRange};
+pub use findings::{Finding, Findings};
 pub use problem::{Problem, ProblemCode};
 pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
 };
 pub use text::{NAME_BYTES_MAX, default_control_path, parse_duration_ms, parse_size, parse_uuid, valid_name};
-pub use tuning::{MEMBER_TIMEOUT_MS_MAX, MEMBER_TIMEOUT_MS_MIN, Tuning};
+pub use tuning::{
+    AutoReAdd, MEMBER_TIMEOUT_MS_MAX, MEMBER_TIMEOUT_MS_MIN, SCRUB_INTERVAL_MS_MAX, SCRUB_INTERVAL_MS_MIN,
+    Tuning,
+};

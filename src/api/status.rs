@@ -61,6 +61,9 @@ pub struct Status {
     /// The settings in force; none while the array does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<Tuning>,
+    /// When the last whole check or repair ended, in seconds since 1970 (UTC).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scrub_unix_seconds: Option<u64>,
 }
 
 impl Status {
@@ -306,6 +309,7 @@ mod tests {
             warnings: Vec::new(),
             sync_paused: false,
             tuning: None,
+            last_scrub_unix_seconds: None,
         }
     }
 

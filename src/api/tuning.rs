@@ -13,6 +13,24 @@ pub const MEMBER_TIMEOUT_MS_MIN: u64 = 1000;
 /// The longest: clients wait so long for a disk that hangs.
 pub const MEMBER_TIMEOUT_MS_MAX: u64 = 600_000;
 
+/// The shortest time between scheduled scrubs: with less, one would follow the other.
+pub const SCRUB_INTERVAL_MS_MIN: u64 = 60_000;
+/// The longest: ten years.
+pub const SCRUB_INTERVAL_MS_MAX: u64 = 3650 * 86_400_000;
+
+/// What becomes of a member that disappeared (its device was gone, or did not answer) and is there again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AutoReAdd {
+    /// It is left to the operator.
+    Off,
+    /// It is caught up by the bitmap, where that is possible.
+    #[default]
+    On,
+    /// Where it is not, it is added anew, as a spare.
+    Spare,
+}
+
 /// Settings of an array; none: as it is, and in what is remembered: the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +44,12 @@ pub struct Tuning {
     /// Milliseconds that a member has for an operation before it counts as failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_timeout_ms: Option<u64>,
+    /// Milliseconds after the end of a scrub when the next one begins by itself; 0: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_interval_ms: Option<u64>,
+    /// What becomes of a member that disappeared and is there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_re_add: Option<AutoReAdd>,
 }
 
 impl Tuning {
@@ -43,9 +67,12 @@ impl Tuning {
                 "recovery_min" => tuning.recovery_min = Some(speed(value)?),
                 "recovery_max" => tuning.recovery_max = Some(speed(value)?),
                 "member_timeout" => tuning.member_timeout_ms = Some(parse_duration_ms(value)?),
+                "auto_re_add" => tuning.auto_re_add = Some(AutoReAdd::parse(value)?),
+                "scrub_interval" => tuning.scrub_interval_ms = Some(interval(value)?),
                 _ => {
                     return Err(format!(
-                        "there is no setting {key:?}: choose recovery_min, recovery_max or member_timeout"
+                        "there is no setting {key:?}: choose recovery_min, recovery_max, member_timeout, scrub_interval or \
+                         auto_re_add"
                     ));
                 }
             }
@@ -72,6 +99,12 @@ impl Tuning {
         {
             return Err("member_timeout is out of bounds: choose between 1s and 10m".to_owned());
         }
+        if self
+            .scrub_interval_ms
+            .is_some_and(|ms| ms > 0 && !(SCRUB_INTERVAL_MS_MIN..=SCRUB_INTERVAL_MS_MAX).contains(&ms))
+        {
+            return Err("scrub_interval is out of bounds: choose between 1m and 3650d, or never".to_owned());
+        }
         Ok(())
     }
 
@@ -82,6 +115,8 @@ impl Tuning {
             recovery_min: self.recovery_min.or(other.recovery_min),
             recovery_max: self.recovery_max.or(other.recovery_max),
             member_timeout_ms: self.member_timeout_ms.or(other.member_timeout_ms),
+            scrub_interval_ms: self.scrub_interval_ms.or(other.scrub_interval_ms),
+            auto_re_add: self.auto_re_add.or(other.auto_re_add),
         }
     }
 }
@@ -89,6 +124,28 @@ impl Tuning {
 /// Bytes a second: `100M`, or `100M/s`.
 fn speed(text: &str) -> Result<u64, String> {
     parse_size(text.strip_suffix("/s").unwrap_or(text))
+}
+
+impl AutoReAdd {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AutoReAdd::Off => "off",
+            AutoReAdd::On => "on",
+            AutoReAdd::Spare => "spare",
+        }
+    }
+
+    fn parse(text: &str) -> Result<AutoReAdd, String> {
+        let all = [AutoReAdd::Off, AutoReAdd::On, AutoReAdd::Spare];
+        let found = all.into_iter().find(|policy| policy.as_str() == text);
+        found.ok_or_else(|| format!("auto_re_add={text} makes no sense: choose on, off or spare"))
+    }
+}
+
+/// A stretch of time; `0` and `never` for none.
+fn interval(text: &str) -> Result<u64, String> {
+    if ["0", "never", "off"].contains(&text) { Ok(0) } else { parse_duration_ms(text) }
 }
 
 #[cfg(test)]
@@ -102,9 +159,13 @@ mod tests {
             Ok(Tuning {
                 recovery_min: Some(1 << 20),
                 recovery_max: Some(200 << 20),
-                member_timeout_ms: Some(1000)
+                member_timeout_ms: Some(1000),
+                ..Tuning::default()
             })
         );
+        let interval = |text: &str| Tuning::parse([text]).unwrap().scrub_interval_ms;
+        assert_eq!(interval("scrub_interval=30d"), Some(30 * 86_400_000));
+        assert_eq!((interval("scrub_interval=0"), interval("scrub_interval=never")), (Some(0), Some(0)));
         assert_eq!(Tuning::parse(["member_timeout=10m"]).unwrap().member_timeout_ms, Some(600_000));
         for (words, fragment) in [
             (&["recovery_max"][..], "has no value"),
@@ -115,7 +176,10 @@ mod tests {
             (&["member_timeout=999ms"], "between 1s and 10m"),
             (&["member_timeout=11m"], "between 1s and 10m"),
             (&["member_timeout=5"], "5s"),
-            (&["colour=red"], "recovery_min, recovery_max or member_timeout"),
+            (&["auto_re_add=yes"], "on, off or spare"),
+            (&["scrub_interval=59s"], "between 1m and 3650d"),
+            (&["scrub_interval=3651d"], "between 1m and 3650d"),
+            (&["colour=red"], "recovery_min, recovery_max, member_timeout"),
         ] {
             let error = Tuning::parse(words.iter().copied()).unwrap_err();
             assert!(error.contains(fragment) && !error.contains('\n'), "{words:?}: {error}");

@@ -11,7 +11,8 @@
 //! | `POST /v1/arrays/{name}/fail`, `remove`, `add`, `re-add` | that; body `{"device":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/replace` | replace; body `{"old":PATH,"new":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
-//! | `POST /v1/arrays/{name}/pause`, `resume` | that | 200, the status document |
+//! | `GET /v1/arrays/{name}/findings` | what scrubs found | 200, the findings |
+//! | `POST /v1/arrays/{name}/pause`, `resume`, `readonly`, `readwrite` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
@@ -57,8 +58,11 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}/re-add", post(re_add::<O>))
         .route("/v1/arrays/{name}/replace", post(replace::<O>))
         .route("/v1/arrays/{name}/scrub", post(scrub::<O>))
+        .route("/v1/arrays/{name}/findings", get(findings::<O>))
         .route("/v1/arrays/{name}/pause", post(pause::<O>))
         .route("/v1/arrays/{name}/resume", post(resume::<O>))
+        .route("/v1/arrays/{name}/readonly", post(read_only::<O>))
+        .route("/v1/arrays/{name}/readwrite", post(read_write::<O>))
         .route("/v1/arrays/{name}/tune", post(tune::<O>))
         .route("/v1/arrays/{name}/inject", post(inject::<O>))
         .fallback(unknown_path)
@@ -239,12 +243,24 @@ async fn scrub<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bo
     run(operator, Command::Scrub { name, scrub }).await
 }
 
+async fn findings<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::Findings { name: decoded(name)? }).await
+}
+
 async fn pause<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Pause { name: decoded(name)? }).await
 }
 
 async fn resume<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Resume { name: decoded(name)? }).await
+}
+
+async fn read_only<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::ReadOnly { name: decoded(name)? }).await
+}
+
+async fn read_write<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::ReadWrite { name: decoded(name)? }).await
 }
 
 async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
@@ -294,6 +310,7 @@ async fn run<O: Operator>(operator: Arc<O>, command: Command) -> Answer {
     Ok(match reply {
         Reply::Array(array) => json::<Status>(StatusCode::OK, "application/json", &array),
         Reply::Arrays(arrays) => json(StatusCode::OK, "application/json", &arrays),
+        Reply::Findings(findings) => json(StatusCode::OK, "application/json", &findings),
         Reply::Done => StatusCode::NO_CONTENT.into_response(),
     })
 }

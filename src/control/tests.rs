@@ -11,8 +11,8 @@ use tokio::sync::broadcast;
 
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, Command, ConsistencyPolicy, Event, Fault, Health, Problem, ProblemCode, Reply, Scrub, Status,
-    SyncStatus, Tuning,
+    ArrayState, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem, ProblemCode, Reply,
+    Scrub, Status, SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -40,6 +40,9 @@ impl Operator for Fake {
         self.ended.lock().unwrap().push(name.clone());
         if matches!(command, Command::Stop { .. }) {
             return Ok(Reply::Done);
+        }
+        if matches!(command, Command::Findings { .. }) {
+            return Ok(Reply::Findings(Findings { name, ..Findings::default() }));
         }
         Ok(Reply::Array(Box::new(array(&name))))
     }
@@ -83,6 +86,7 @@ fn array(name: &str) -> Status {
         warnings: Vec::new(),
         sync_paused: false,
         tuning: None,
+        last_scrub_unix_seconds: None,
     }
 }
 
@@ -201,6 +205,8 @@ fn every_command_has_its_route() {
         ("scrub", "", scrub(Scrub::Check)),
         ("scrub", r#"{"repair":true}"#, scrub(Scrub::Repair)),
         ("scrub", r#"{"stop":true}"#, scrub(Scrub::Stop)),
+        ("readonly", "", Command::ReadOnly { name: name() }),
+        ("readwrite", "", Command::ReadWrite { name: name() }),
         ("pause", "", Command::Pause { name: name() }),
         ("resume", "{}", Command::Resume { name: name() }),
         ("tune", r#"{"recovery_max":5,"member_timeout_ms":1000}"#, Command::Tune { name: name(), tuning }),
@@ -213,6 +219,10 @@ fn every_command_has_its_route() {
         assert_eq!(server.ask("POST", &format!("/v1/arrays/vol0/{path}"), body).0, 200, "{path}");
         assert_eq!(server.asked(), vec![command]);
     }
+
+    let (status, body) = server.ask("GET", "/v1/arrays/vol0/findings", "");
+    assert_eq!((status, server.asked()), (200, vec![Command::Findings { name: name() }]));
+    assert_eq!(serde_json::from_str::<Findings>(&body).unwrap().name, "vol0");
 
     for path in ["/v1/events", "/v1/events?follow=false"] {
         let answer =

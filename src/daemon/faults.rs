@@ -74,6 +74,13 @@ impl MemberDisk {
         OPEN.with_borrow(|open| open.get(path)?.upgrade()).map(MemberDisk)
     }
 
+    /// Whether a disk of the calling thread is made to seem gone.
+    pub fn is_withheld(path: &str) -> bool {
+        let faults = MemberDisk::injectable(path);
+        let faults = faults.as_ref().and_then(|disk| disk.0.faults.as_ref());
+        faults.is_some_and(|faults| faults.hangs.get() || faults.dead.get())
+    }
+
     /// Puts a fault into it; ranges count from `data_offset_bytes`.
     pub async fn inject(&self, fault: Fault, data_offset_bytes: u64, pool: &Pool) -> Result<(), IoError> {
         let Some(faults) = &self.0.faults else {

@@ -16,6 +16,7 @@ use super::faults::MemberDisk;
 use super::members::{Candidate, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
 use super::registry::Entry;
+use super::report;
 use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::md::format_uuid;
@@ -31,7 +32,7 @@ pub fn apply(array: &DiskArray, tuning: Tuning) {
 
 /// How a device comes to an array.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Welcome {
+pub(super) enum Welcome {
     /// As a former member, by the bitmap, or not at all.
     Back,
     /// As a former member if that can be, else as a new one.
@@ -46,7 +47,7 @@ impl Operator {
     }
 
     /// Does something to an array, on the reactor where it lives.
-    async fn on_array<T, F>(
+    pub(super) async fn on_array<T, F>(
         entry: &Entry,
         job: impl FnOnce(std::rc::Rc<DiskArray>) -> F + Send + 'static,
     ) -> Result<T, Problem>
@@ -88,7 +89,7 @@ impl Operator {
     }
 
     /// What the array is now; after a change of its members also put on record.
-    async fn changed(&self, entry: &Entry) -> Result<Reply, Problem> {
+    pub(super) async fn changed(&self, entry: &Entry) -> Result<Reply, Problem> {
         let paths = Self::on_array(entry, |array| async move { Ok(array.member_paths()) }).await?;
         let status = self.status_of(entry).await?;
         let last = status.clone();
@@ -163,7 +164,12 @@ impl Operator {
         Err(problem(ProblemCode::WrongState, why))
     }
 
-    async fn welcome(&self, entry: &Entry, device: String, welcome: Welcome) -> Result<(), Problem> {
+    pub(super) async fn welcome(
+        &self,
+        entry: &Entry,
+        device: String,
+        welcome: Welcome,
+    ) -> Result<(), Problem> {
         let name = entry.name.clone();
         if let Some(label) = Self::member_at(entry, &device).await? {
             let why = format!(
@@ -224,6 +230,27 @@ impl Operator {
             )))
         })
         .await?;
+        if scrub == Scrub::Stop {
+            self.put_off_scrub(&entry);
+        }
+        Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
+    }
+
+    pub(super) async fn findings(&self, name: &str) -> Result<Reply, Problem> {
+        let entry = self.entry(name)?;
+        let found = Self::on_array(&entry, |array| async move { Ok(report::findings(&array)) }).await?;
+        Ok(Reply::Findings(found))
+    }
+
+    pub(super) async fn set_read_only(&self, name: &str, read_only: bool) -> Result<Reply, Problem> {
+        // Not while it is being stopped, which would have to wait for the superblocks anyway.
+        let _turn = self.one_at_a_time.lock().await;
+        let entry = self.entry(name)?;
+        let done = Self::on_array(&entry, move |array| async move {
+            if read_only { array.set_read_only().await } else { array.set_read_write() }
+        });
+        done.await?;
+        self.remember(|state| state.update(&format_uuid(&entry.uuid), |saved| saved.protected = read_only));
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
     }
 

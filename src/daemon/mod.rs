@@ -15,7 +15,11 @@ mod operator;
 mod probe;
 mod registry;
 mod report;
+mod returning;
 mod saved;
+mod schedule;
+mod uevents;
+mod upkeep;
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -84,12 +88,14 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         reactors[0].post(move || service.listen(listener)).context("cannot listen")?;
     }
     let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
+    let upkeep = known.spawn(upkeep::run(operator.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(control = %config.control.display(), nbd = ?config.nbd, "ready");
 
     let signal = signals.wait().context("cannot wait for signals")?;
     tracing::info!(%signal, "stopping");
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    upkeep.abort();
     for place in &places {
         remove(place);
     }

@@ -29,7 +29,7 @@ use crate::api::{
     Status, Tuning, valid_name,
 };
 use crate::control;
-use crate::engine::{self, AssembleOptions, Memory, Refusal, create};
+use crate::engine::{self, ArrayStatus, AssembleOptions, Memory, Refusal, create};
 use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
 use crate::reactor::{Disk, OpenError, OpenErrorKind, runtime};
@@ -43,7 +43,7 @@ pub struct Operator {
     pub(super) memory: Memory,
     state: Mutex<StateDir>,
     /// Held while arrays are made, started or stopped.
-    one_at_a_time: tokio::sync::Mutex<()>,
+    pub(super) one_at_a_time: tokio::sync::Mutex<()>,
     addresses: Vec<NbdAddress>,
     pub(super) injectable: bool,
     pub(super) events: EventLog,
@@ -156,7 +156,7 @@ impl Operator {
             create::write(&new, &created, zero, &memory.metadata).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            start_here(array, devices, &options, Tuning::default(), teller, &memory).await
+            start_here(array, devices, &options, Tuning::default(), false, teller, &memory).await
         });
         made.await
             .map_err(|_| internal("a reactor has ended"))?
@@ -198,7 +198,9 @@ impl Operator {
         let paths = paths.ok().flatten().unwrap_or_default();
         let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
         self.service.registry.insert(Arc::new(entry));
-        let status = report::status(&facts, &self.addresses, 0);
+        let before = self.saved(&facts.uuid);
+        let mut status = report::status(&facts, &self.addresses, 0);
+        report::add_saved(&mut status, before.as_ref());
         let teller = self.events.teller();
         teller.tell(&facts.name, "NewArray", None);
         if status.health != Health::Optimal {
@@ -211,19 +213,20 @@ impl Operator {
             members: paths,
             start: true,
             read_only,
-            tuning: self.tuning_of(&facts.uuid),
+            protected: facts.is_protected,
+            tuning: before.as_ref().map(|saved| saved.tuning).unwrap_or_default(),
+            last_scrub_unix_seconds: before.as_ref().and_then(|saved| saved.last_scrub_unix_seconds),
+            scrub_put_off_unix_seconds: before.and_then(|saved| saved.scrub_put_off_unix_seconds),
             last: status.clone(),
         };
         self.remember(|state| state.put(saved));
         Ok(status)
     }
 
-    /// How an array was tuned when it ran last.
-    fn tuning_of(&self, uuid: &[u8; 16]) -> Tuning {
+    /// What is remembered of an array.
+    pub(super) fn saved(&self, uuid: &[u8; 16]) -> Option<SavedArray> {
         let text = format_uuid(uuid);
-        let state = self.state();
-        let saved = state.arrays().iter().find(|array| array.uuid == text);
-        saved.map(|array| array.tuning).unwrap_or_default()
+        self.state().arrays().iter().find(|array| array.uuid == text).cloned()
     }
 
     /// Changes what is remembered. A state directory that cannot be written is said, but stops nothing that works.
@@ -261,6 +264,7 @@ impl Operator {
                     read_only: request.read_only,
                     fresh: false,
                 },
+                false,
             )
             .await?;
         Ok(Reply::Array(Box::new(status)))
@@ -282,13 +286,14 @@ impl Operator {
     }
 
     /// Starts an array from devices. `strict`: all of them must be members that can be used; otherwise those that are
-    /// not are passed over.
+    /// not are passed over. `protect`: the operator had made it read-only.
     async fn start_array(
         &self,
         paths: Vec<PathBuf>,
         uuid: Option<[u8; 16]>,
         strict: bool,
         options: AssembleOptions,
+        protect: bool,
     ) -> Result<Status, Problem> {
         let read_only = options.read_only;
         // Before its members are waited for, which it would not let go.
@@ -319,14 +324,14 @@ impl Operator {
         let array = self.next_array();
         let home = self.home_of(array);
         let memory = self.memory.clone();
-        let tuning = wanted.map(|uuid| self.tuning_of(&uuid)).unwrap_or_default();
+        let tuning = wanted.and_then(|uuid| self.saved(&uuid)).map(|saved| saved.tuning).unwrap_or_default();
         let options = AssembleOptions { name, ..options };
         let (injectable, teller) = (self.injectable, self.events.teller());
         let started = home.call(move || async move {
             let devices = candidates.into_iter().map(|Candidate { disk, label }| {
                 (MemberDisk::new(Disk::new(disk), &label, injectable), label)
             });
-            start_here(array, devices.collect(), &options, tuning, teller, &memory).await
+            start_here(array, devices.collect(), &options, tuning, protect, teller, &memory).await
         });
         started
             .await
@@ -349,7 +354,7 @@ impl Operator {
             }
             let name = self.known_name(&uuid);
             match self
-                .start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() })
+                .start_array(paths, Some(uuid), false, AssembleOptions { name, ..Default::default() }, false)
                 .await
             {
                 Ok(status) => started.push(status),
@@ -360,8 +365,7 @@ impl Operator {
     }
 
     fn known_name(&self, uuid: &[u8; 16]) -> Option<String> {
-        let text = format_uuid(uuid);
-        self.state().arrays().iter().find(|array| array.uuid == text).map(|array| array.name.clone())
+        self.saved(uuid).map(|saved| saved.name)
     }
 
     /// Starts the arrays that ran when raidd was last stopped. Those that lack members are waited for, in the
@@ -408,7 +412,7 @@ impl Operator {
         }
         let name = Some(saved.name.clone());
         let options = AssembleOptions { name, read_only: saved.read_only, ..Default::default() };
-        match self.start_array(paths, Some(uuid), false, options).await {
+        match self.start_array(paths, Some(uuid), false, options, saved.protected).await {
             Ok(_) => true,
             Err(error) => {
                 tracing::error!(array = saved.name, %error, "cannot be started");
@@ -461,6 +465,7 @@ impl Operator {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.note_scrub(entry).await;
         let (id, home) = (entry.id, entry.home.clone());
         let stopped = home.call(move || async move {
             let Some(array) = move_out(id) else { return Ok(()) };
@@ -493,10 +498,17 @@ impl Operator {
     // Looking at arrays.
 
     pub(super) async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
+        let facts = self.facts_of(entry).await.ok_or_else(|| Problem::no_such_array(&entry.name))?;
+        let mut status = report::status(&facts, &self.addresses, entry.connections() as u64);
+        report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
+        Ok(status)
+    }
+
+    /// The engine's picture of an array, while it runs.
+    pub(super) async fn facts_of(&self, entry: &Entry) -> Option<ArrayStatus> {
         let id = entry.id;
         let facts = entry.home.call(move || async move { resident(id).map(|array| array.status()) }).await;
-        let facts = facts.ok().flatten().ok_or_else(|| Problem::no_such_array(&entry.name))?;
-        Ok(report::status(&facts, &self.addresses, entry.connections() as u64))
+        facts.ok().flatten()
     }
 
     async fn status(&self, name: &str) -> Result<Reply, Problem> {
@@ -545,6 +557,9 @@ impl control::Operator for Operator {
             Command::ReAdd { name, device } => self.re_add(&name, device).await,
             Command::Replace { name, old, new } => self.replace(&name, old, new).await,
             Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
+            Command::Findings { name } => self.findings(&name).await,
+            Command::ReadOnly { name } => self.set_read_only(&name, true).await,
+            Command::ReadWrite { name } => self.set_read_only(&name, false).await,
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,
@@ -559,6 +574,7 @@ async fn start_here(
     devices: Vec<(MemberDisk, String)>,
     options: &AssembleOptions,
     tuning: Tuning,
+    protect: bool,
     teller: Teller,
     memory: &Memory,
 ) -> Result<(), Refusal> {
@@ -570,6 +586,9 @@ async fn start_here(
     apply(&array, tuning);
     let name = array.name().to_owned();
     array.listen(move |event| teller.tell_engine(&name, event));
+    if protect {
+        array.set_read_only().await?;
+    }
     array.start();
     settle_in(id, array);
     Ok(())

@@ -1,12 +1,18 @@
 //! From the engine's facts to the documents of `api`.
 
+use std::ops::Range;
+
+use super::array_home::DiskArray;
 use super::config::NbdAddress;
+use super::saved::SavedArray;
 use crate::api::{
-    ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus, Tuning,
+    ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
+    SyncStatus, Tuning,
 };
 use crate::engine::{self, ArrayStatus, MemberStatus, Phase};
 use crate::layout::{Level, layout_name};
 use crate::md::format_uuid;
+use crate::units::Sector;
 
 /// What is said of an array that runs.
 pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -> Status {
@@ -67,14 +73,30 @@ pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -
             recovery_min: Some(*facts.recovery_bytes_per_sec.start()),
             recovery_max: Some(*facts.recovery_bytes_per_sec.end()),
             member_timeout_ms: u64::try_from(facts.member_timeout.as_millis()).ok(),
+            ..Tuning::default()
         }),
+        last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
     }
+}
+
+/// What the daemon knows of an array beside the engine: settings that are its own, and what was before the last start.
+pub fn add_saved(status: &mut Status, saved: Option<&SavedArray>) {
+    let own = saved.map(|saved| saved.tuning).unwrap_or_default();
+    if let Some(tuning) = &mut status.tuning {
+        tuning.scrub_interval_ms = Some(own.scrub_interval_ms.unwrap_or(0));
+        tuning.auto_re_add = Some(own.auto_re_add.unwrap_or_default());
+    }
+    let before = saved.and_then(|saved| saved.last_scrub_unix_seconds);
+    status.last_scrub_unix_seconds = status.last_scrub_unix_seconds.or(before);
 }
 
 fn warnings(facts: &ArrayStatus) -> Vec<String> {
     let name = &facts.name;
     let mut out = Vec::new();
-    out.extend(facts.read_only.as_ref().map(|why| format!("the array is read-only: {why}")));
+    out.extend(facts.read_only.as_ref().map(|why| match facts.is_protected {
+        true => format!("the array is read-only: {why}, and raidctl readwrite {name} takes that back"),
+        false => format!("the array is read-only: {why}"),
+    }));
     if facts.has_suspect_rows {
         out.push(
             "a write failed on some members only; these rows will be resynced at the next start".to_owned(),
@@ -139,6 +161,30 @@ fn member(facts: &MemberStatus) -> Member {
 
 fn spare(facts: &MemberStatus) -> Spare {
     Spare { slot: None, path: facts.path.clone(), state: state_of(facts) }
+}
+
+/// What scrubs of an array found.
+pub fn findings(array: &DiskArray) -> Findings {
+    let bytes = |range: &Range<u64>| (Sector(range.start).bytes(), Sector(range.end - range.start).bytes());
+    let has_parity = matches!(array.level(), Level::Raid4 | Level::Raid5 | Level::Raid6);
+    let finding = |found: engine::Finding| {
+        let (array_offset_bytes, array_len_bytes) = bytes(&found.array);
+        let rows = has_parity.then(|| bytes(&found.rows));
+        Finding {
+            array_offset_bytes,
+            array_len_bytes,
+            member_offset_bytes: rows.map(|(offset, _)| offset),
+            member_len_bytes: rows.map(|(_, len)| len),
+            slot: found.liar.map(|slot| slot.0),
+            device: found.path,
+            repaired: found.repaired,
+        }
+    };
+    Findings {
+        name: array.name().to_owned(),
+        mismatches: array.mismatched_sectors(),
+        findings: array.findings().into_iter().map(finding).collect(),
+    }
 }
 
 /// What is said of an array that should run and does not.

@@ -27,9 +27,18 @@ pub struct SavedArray {
     /// Whether it was assembled with --read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the operator made it read-only while it ran.
+    #[serde(default)]
+    pub protected: bool,
     /// How it was tuned; what is not named is as by default.
     #[serde(default)]
     pub tuning: Tuning,
+    /// When its last whole scrub ended, in seconds since 1970.
+    #[serde(default)]
+    pub last_scrub_unix_seconds: Option<u64>,
+    /// When the operator stopped a scrub, in seconds since 1970: a scheduled one is put off by as much.
+    #[serde(default)]
+    pub scrub_put_off_unix_seconds: Option<u64>,
     /// What was last known of it, to be shown while it cannot be started.
     pub last: Status,
 }

@@ -79,11 +79,16 @@ pub struct Array<D, R> {
 }
 
 /// A request under way; the array is not stopped before it has ended.
-pub(super) struct Busy<'a>(&'a RefCell<State>);
+pub(super) struct Busy<'a> {
+    state: &'a RefCell<State>,
+    to_write: bool,
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.borrow_mut().busy -= 1;
+        let mut state = self.state.borrow_mut();
+        state.busy -= 1;
+        state.writing -= usize::from(self.to_write);
     }
 }
 
@@ -110,8 +115,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     pub(super) fn enter(&self, to_write: bool) -> Result<Busy<'_>, IoError> {
         self.check_open(to_write)?;
-        self.state.borrow_mut().busy += 1;
-        Ok(Busy(&self.state))
+        let mut state = self.state.borrow_mut();
+        state.busy += 1;
+        state.writing += usize::from(to_write);
+        Ok(Busy { state: &self.state, to_write })
     }
 
     /// Bytes of one member's rows that are worked on at a time: large where members are few, so that the scratch of one

@@ -131,8 +131,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             state: RefCell::new(State {
                 phase: if start.read_only.is_some() { Phase::ReadOnly } else { Phase::Clean },
                 read_only: start.read_only,
+                is_protected: false,
                 in_flight: 0,
                 busy: 0,
+                writing: 0,
                 last_write: Duration::ZERO,
                 writes: 0,
                 resync: None,
@@ -233,6 +235,8 @@ fn member<D: Device>(
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
+        last_blame: Cell::new(None),
+        is_absent: Cell::new(false),
         awaited: Cell::new(0),
         superblock,
     }

@@ -391,7 +391,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 let Some(array): Option<Rc<Self>> = weak.upgrade() else { return };
                 let Some(intent) = &array.intent else { return };
                 // Counted, so that a stop waits for it; and a stop clears what is left.
-                let Ok(busy) = array.enter(true) else { return };
+                let Ok(busy) = array.enter(true) else {
+                    intent.borrow_mut().clearing = false;
+                    return;
+                };
                 if let Err(error) = array.clear_idle_bits(CLEAR_DELAY).await {
                     tracing::warn!(array = array.name(), %error, "idle regions stay marked in the bitmap");
                 }

@@ -82,6 +82,10 @@ pub(super) struct Member<D> {
     /// When corrections were made of late; too many fail the member.
     pub corrections: RefCell<Corrections>,
     pub deadlines: Rc<Deadlines>,
+    /// What the last operation ended with that speaks against the device.
+    pub last_blame: Cell<Option<IoErrorKind>>,
+    /// It failed because its device was not there or did not answer; nobody said so, and nothing was wrong with its media.
+    pub is_absent: Cell<bool>,
     /// Operations that somebody waits for.
     pub awaited: Cell<usize>,
 }
@@ -143,11 +147,17 @@ impl<D: Device> Member<D> {
         operation: impl Future<Output = Result<T, IoError>>,
     ) -> Result<T, IoError> {
         if self.device.in_flight().saturating_sub(self.awaited.get()) >= OVERDUE_MAX {
+            self.last_blame.set(Some(SILENT.kind));
             return Err(SILENT);
         }
         self.awaited.set(self.awaited.get() + 1);
         let _awaited = Awaited(&self.awaited);
-        self.deadlines.bound(zeroed_bytes, operation).await
+        let result = self.deadlines.bound(zeroed_bytes, operation).await;
+        result.inspect_err(|error| {
+            if error.blames_media() {
+                self.last_blame.set(Some(error.kind));
+            }
+        })
     }
 
     /// Fills `buf` from a sector of the data area.

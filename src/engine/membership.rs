@@ -35,7 +35,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let member = self.member_called(label)?;
         let _busy = self.enter_to_change()?;
         match member.state.get() {
-            MemberState::Faulty => return Ok(()),
+            MemberState::Faulty => {
+                member.is_absent.set(false);
+                return Ok(());
+            }
             MemberState::InSync
                 if !self.can_do_without(member.slot.get().expect("a member in sync has a slot")) =>
             {
@@ -44,6 +47,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             _ => {}
         }
         self.fail_member(&member, "the operator said so");
+        member.is_absent.set(false);
         self.persist().await.map_err(|error| Refusal::WriteFailed {
             member: label.to_owned(),
             what: "recording the failure in the superblocks",
@@ -443,6 +447,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             corrected: Cell::new(u64::from(superblock.corrected_reads)),
             corrections: RefCell::default(),
             deadlines: self.deadlines.clone(),
+            last_blame: Cell::new(None),
+            is_absent: Cell::new(false),
             awaited: Cell::new(0),
             superblock,
         }

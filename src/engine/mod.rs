@@ -22,6 +22,7 @@
 //! 7. *The freshest superblock is the truth*: `assemble::decide`.
 //! 8. *The last usable copy is never failed*: `can_fail`.
 
+mod absence;
 mod array;
 pub mod assemble;
 mod bad_blocks;
@@ -40,6 +41,7 @@ pub mod mutant;
 mod plan;
 mod ppl;
 mod ranges;
+mod read_only;
 mod recovery;
 mod repair;
 mod resync;
@@ -53,6 +55,7 @@ mod superblock;
 mod sync;
 mod zeroes;
 
+pub use absence::Absent;
 pub use array::{Array, Memory};
 pub use assemble::{Options as AssembleOptions, assemble};
 pub use error::Refusal;

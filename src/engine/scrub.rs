@@ -41,8 +41,13 @@ const FINDINGS_MAX: usize = 1024;
 pub struct Finding {
     /// Where: sectors of the members' data areas where there is parity, else of the array.
     pub rows: Range<u64>,
+    /// Where in the array: what the liar holds of it, where it holds data, else everything between the first and the last
+    /// sector that these rows hold. In sectors.
+    pub array: Range<u64>,
     /// The member that lies, where that can be told: its slot.
     pub liar: Option<MemberSlot>,
+    /// Its path at that time.
+    pub path: Option<String>,
     /// It was made to agree.
     pub repaired: bool,
 }
@@ -77,9 +82,10 @@ impl ScrubState {
     fn find(&mut self, finding: Finding) {
         if let Some(last) = self.findings.back_mut()
             && last.rows.end == finding.rows.start
-            && (last.liar, last.repaired) == (finding.liar, finding.repaired)
+            && (last.liar, &last.path, last.repaired) == (finding.liar, &finding.path, finding.repaired)
         {
             last.rows.end = finding.rows.end;
+            last.array = last.array.start.min(finding.array.start)..last.array.end.max(finding.array.end);
             return;
         }
         if self.findings.len() == FINDINGS_MAX {
@@ -175,12 +181,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.state.borrow().resync.is_some() || !self.filling().is_empty() || self.spare_is_due()
     }
 
-    fn note_finding(&self, rows: Range<u64>, liar: Option<MemberSlot>, repaired: bool, sectors: u64) {
-        let name = liar.and_then(|slot| self.in_sync(slot)).map(|member| member.label.clone());
-        tracing::warn!(array = self.name(), ?rows, liar = name, repaired, "mismatch");
+    fn note_finding(
+        &self,
+        rows: Range<u64>,
+        array: Range<u64>,
+        liar: Option<MemberSlot>,
+        repaired: bool,
+        sectors: u64,
+    ) {
+        let path = liar.and_then(|slot| self.in_sync(slot)).map(|member| member.label.clone());
+        tracing::warn!(array = self.name(), ?rows, liar = path, repaired, "mismatch");
         let mut scrub = self.sync.scrub.borrow_mut();
         scrub.count(sectors);
-        scrub.find(Finding { rows, liar, repaired });
+        scrub.find(Finding { rows, array, liar, path, repaired });
     }
 
     async fn scrub_stripe(&self, stripe: &Stripe, rows: &Range<u64>, repair: bool) -> Result<(), IoError> {
@@ -202,7 +215,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             let liar = self.liar_of(stripe, &line).await?;
             let repaired = repair && self.repair_line(stripe, &line, liar).await?;
-            self.note_finding(line.clone(), liar, repaired, line.end - line.start);
+            let array = array_range(stripe, &line, liar, self.shape.chunk.0);
+            self.note_finding(line.clone(), array, liar, repaired, line.end - line.start);
         }
         Ok(())
     }
@@ -365,7 +379,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             repaired = self.write_repairs(&rows, writes.collect(), again.len() - differing.len()).await?;
         }
         let sectors = differing.len() as u64 * extent.len.0;
-        self.note_finding(rows, liar, repaired, sectors);
+        self.note_finding(rows.clone(), rows, liar, repaired, sectors);
         Ok(())
     }
 
@@ -383,5 +397,37 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let read =
             copies.into_iter().map(|(member, sector, result)| Some((member, sector, result.ok()?.to_vec())));
         Ok(read.collect())
+    }
+}
+
+/// The array's sectors that a line of a stripe holds: those of the liar, where it holds data.
+fn array_range(stripe: &Stripe, line: &Range<u64>, liar: Option<MemberSlot>, chunk: u64) -> Range<u64> {
+    let count = stripe.data.len() as u64;
+    let place = liar.and_then(|liar| stripe.data.iter().position(|&slot| slot == liar));
+    let (first, last) = place.map_or((0, count - 1), |place| (place as u64, place as u64));
+    let sector = |data: u64, row: u64| (stripe.index.0 * count + data) * chunk + row - stripe.sector.0;
+    sector(first, line.start)..sector(last, line.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_in_the_array() {
+        let slots = |slots: [u16; 3]| slots.map(MemberSlot).to_vec();
+        let stripe = Stripe {
+            index: StripeIndex(2),
+            sector: Sector(256),
+            data: slots([3, 0, 1]),
+            p: MemberSlot(2),
+            q: None,
+            exponents: Vec::new(),
+        };
+        let range = |liar: Option<u16>| array_range(&stripe, &(264..272), liar.map(MemberSlot), 128);
+        let base = 2 * 3 * 128;
+        assert_eq!(range(Some(0)), base + 128 + 8..base + 128 + 16, "the second chunk of data");
+        assert_eq!(range(Some(2)), base + 8..base + 256 + 16, "parity: all that it is of");
+        assert_eq!(range(None), range(Some(2)));
     }
 }

@@ -15,14 +15,15 @@ use crate::units::{EventCount, MemberSlot, Sector};
 /// Whether the array takes writes, and what its superblocks say.
 ///
 /// Moves: clean -> active (the first write, once all superblocks say dirty) -> clean (idle, all members flushed, all
-/// superblocks say clean); any -> read-only (the last usable copy cannot keep what it is given); clean -> stopped.
+/// superblocks say clean); any -> read-only (the last usable copy cannot keep what it is given, or the operator
+/// said so: `read_only`) -> clean (the operator took it back); clean -> stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The superblocks say clean (or name what still awaits resync), and so it is.
     Clean,
     /// The superblocks say dirty: data may be written.
     Active,
-    /// No write is taken. The reason is in `State::read_only`.
+    /// No write is taken. The reason is in `State::read_only`, once those under way have ended.
     ReadOnly,
     /// It is being stopped: nothing is taken any more.
     Stopped,
@@ -63,10 +64,14 @@ pub(super) struct State {
     pub phase: Phase,
     /// Why it is read-only.
     pub read_only: Option<String>,
+    /// It is read-only by the operator's word alone, who may take it back.
+    pub is_protected: bool,
     /// Writes that have been let in and not ended.
     pub in_flight: usize,
     /// Requests of any kind under way, for a stop to wait for.
     pub busy: usize,
+    /// Those of them that change something.
+    pub writing: usize,
     pub last_write: Duration,
     /// Counts writes let in; tells whether anybody wrote during an await.
     pub writes: u64,
@@ -176,6 +181,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if before == MemberState::Faulty {
             return;
         }
+        let absent = matches!(member.last_blame.get(), Some(IoErrorKind::Timeout | IoErrorKind::Gone));
+        member.is_absent.set(absent);
         tracing::error!(array = self.name(), member = member.label, why, "member failed");
         self.tell_failure(member, before);
         if let Some(slot) = slot {
@@ -234,6 +241,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             state.phase = Phase::ReadOnly;
         }
         state.read_only = Some(why.to_owned());
+        state.is_protected = false;
     }
 
     /// The resync_offset that the superblocks are to carry.

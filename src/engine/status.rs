@@ -33,6 +33,8 @@ pub struct ArrayStatus {
     pub phase: Phase,
     /// Why it takes no writes, if so.
     pub read_only: Option<String>,
+    /// It is read-only by the operator's word alone.
+    pub is_protected: bool,
     /// How much redundancy is left.
     pub health: Health,
     /// One a slot.
@@ -47,6 +49,8 @@ pub struct ArrayStatus {
     pub is_paused: bool,
     /// Sectors that disagreed, by the last or the running scrub or resync.
     pub mismatched_sectors: u64,
+    /// When the last whole scrub since the array was started ended: time since 1970.
+    pub last_scrub: Option<std::time::Duration>,
     /// How long a member has for an operation.
     pub member_timeout: std::time::Duration,
     /// Bytes a second of each member, below which clients do not push a sync action, and above which it does not go.
@@ -123,6 +127,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 phase => phase,
             },
             read_only: state.read_only.clone(),
+            is_protected: state.is_protected,
             health: self.health(),
             members: self.member_statuses(),
             spares: self
@@ -136,6 +141,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             resync_is_due: state.resync.is_some(),
             is_paused: self.sync.paused.get(),
             mismatched_sectors: self.mismatched_sectors(),
+            last_scrub: self.last_scrub(),
             member_timeout: self.deadlines.timeout(),
             recovery_bytes_per_sec: self.sync.bytes_per_sec_min.get()..=self.sync.bytes_per_sec_max.get(),
             has_suspect_rows: !state.suspect.is_empty(),

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::executor::Local;
-use super::op::{self, Descriptor, Gather};
+use super::op::{self, Descriptor, Gather, Hand};
 use super::open::{Identity, OpenError, OpenOptions, OpenedDisk};
 use super::probe::Geometry;
 use crate::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
@@ -48,6 +48,10 @@ impl Disk {
         let zeroes_itself = opened.zeroes_itself();
         let file: Descriptor = Rc::new(opened.into_file());
         Disk(Rc::new(Inner { local: Local::expect_current(), file, identity, geometry, info, zeroes_itself }))
+    }
+
+    fn hand(&self) -> Hand {
+        if self.0.geometry.submission_waits { Hand::Worker } else { Hand::Own }
     }
 
     /// Which disk it is.
@@ -110,7 +114,7 @@ impl Device for Disk {
         while done < buf.len() {
             let at = offset_bytes + done as u64;
             let result;
-            (result, buf) = op::read(&self.0.local, &self.0.file, at, buf, done).await;
+            (result, buf) = op::read(&self.0.local, &self.0.file, at, buf, done, self.hand()).await;
             match result {
                 Ok(0) if at >= self.0.geometry.content_bytes => {
                     buf[done..].fill(0);
@@ -134,7 +138,8 @@ impl Device for Disk {
         while data.left() > 0 {
             let at = end - data.left() as u64;
             let result;
-            (result, data) = op::write(&self.0.local, &self.0.file, at, data, fua == Fua::Yes).await;
+            (result, data) =
+                op::write(&self.0.local, &self.0.file, at, data, fua == Fua::Yes, self.hand()).await;
             match result {
                 Ok(0) => return Err(IoError::new(IoErrorKind::Media, "short write: the disk takes no more")),
                 Ok(_) => {}

@@ -41,10 +41,29 @@ const IOVECS_MAX: usize = 1024;
 /// Marks what nobody waits for: cancellations.
 const NOBODY: u64 = u64::MAX;
 
+/// Whose hand does what the kernel cannot do without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hand {
+    /// The kernel tries it on this thread first, and gives it to a worker rather than wait.
+    Own,
+    /// A worker's from the start: for files that make whoever submits wait all the same (FUSE, for an inode's lock), which
+    /// would hold up everything that lives on this thread.
+    Worker,
+}
+
+impl Hand {
+    fn flags(self) -> squeue::Flags {
+        match self {
+            Hand::Own => squeue::Flags::empty(),
+            Hand::Worker => squeue::Flags::ASYNC,
+        }
+    }
+}
+
 /// What is to be done, with the memory that is needed for it.
 enum Operation {
-    Read { buf: Buf, skip: usize, offset: u64 },
-    Write { data: Box<Gather>, offset: u64, durable: bool },
+    Read { buf: Buf, skip: usize, offset: u64, hand: Hand },
+    Write { data: Box<Gather>, offset: u64, durable: bool, hand: Hand },
     Sync,
     Fallocate { offset: u64, len: u64, mode: i32 },
     Recv { buf: Buf },
@@ -67,13 +86,14 @@ impl Operation {
     /// The submission entry: its addresses lie in `self`, or in what `self` owns.
     fn entry(&mut self, fd: Fd) -> squeue::Entry {
         match self {
-            Operation::Read { buf, skip, offset } => {
+            Operation::Read { buf, skip, offset, hand } => {
                 let rest = &mut buf[*skip..];
-                opcode::Read::new(fd, rest.as_mut_ptr(), rest.len() as u32).offset(*offset).build()
+                let read = opcode::Read::new(fd, rest.as_mut_ptr(), rest.len() as u32);
+                read.offset(*offset).build().flags(hand.flags())
             }
-            Operation::Write { data, offset, durable } => {
+            Operation::Write { data, offset, durable, hand } => {
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                match data.fill() {
+                let entry = match data.fill() {
                     [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32)
                         .offset(*offset)
                         .rw_flags(flags)
@@ -82,7 +102,8 @@ impl Operation {
                         .offset(*offset)
                         .rw_flags(flags)
                         .build(),
-                }
+                };
+                entry.flags(hand.flags())
             }
             Operation::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             Operation::Fallocate { offset, len, mode } => {
@@ -351,8 +372,9 @@ pub(super) async fn read(
     offset: u64,
     buf: Buf,
     skip: usize,
+    hand: Hand,
 ) -> (Result<usize, Errno>, Buf) {
-    let (result, operation) = run(local, file, Operation::Read { buf, skip, offset }).await;
+    let (result, operation) = run(local, file, Operation::Read { buf, skip, offset, hand }).await;
     let Operation::Read { buf, .. } = operation else { unreachable!("an operation keeps its kind") };
     (result, buf)
 }
@@ -364,8 +386,9 @@ pub(super) async fn write(
     offset: u64,
     data: Box<Gather>,
     durable: bool,
+    hand: Hand,
 ) -> (Result<usize, Errno>, Box<Gather>) {
-    let (result, operation) = run(local, file, Operation::Write { data, offset, durable }).await;
+    let (result, operation) = run(local, file, Operation::Write { data, offset, durable, hand }).await;
     let Operation::Write { mut data, .. } = operation else { unreachable!("an operation keeps its kind") };
     data.advance(result.unwrap_or(0));
     (result, data)

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
 use crate::io::PAGE_BYTES;
 use crate::units::SECTOR_BYTES;
@@ -59,6 +60,8 @@ pub(super) struct Geometry {
     pub direct: bool,
     /// It takes no writes, however it was opened.
     pub write_protected: bool,
+    /// Whoever submits an operation on it may be made to wait, whatever was asked for: a file on FUSE.
+    pub submission_waits: bool,
 }
 
 /// A block device, opened with O_DIRECT.
@@ -84,7 +87,15 @@ pub(super) fn block_device(file: &File) -> Result<Geometry> {
     let size_bytes = content_bytes - content_bytes % u64::from(block_bytes);
     let preferred_bytes = physical.max(block_bytes).max(PAGE_BYTES as u32);
     let write_protected = read_only != 0;
-    Ok(Geometry { content_bytes, size_bytes, block_bytes, preferred_bytes, direct: true, write_protected })
+    Ok(Geometry {
+        content_bytes,
+        size_bytes,
+        block_bytes,
+        preferred_bytes,
+        direct: true,
+        write_protected,
+        submission_waits: false,
+    })
 }
 
 /// A plain file, opened with O_DIRECT if its filesystem took that. Where its size or the filesystem does not allow
@@ -106,6 +117,7 @@ pub(super) fn plain_file(file: &File) -> Result<Geometry> {
         preferred_bytes: PAGE_BYTES as u32,
         direct: block_bytes.is_some(),
         write_protected: false,
+        submission_waits: fstatfs(file)?.filesystem_type() == FUSE_SUPER_MAGIC,
     })
 }
 

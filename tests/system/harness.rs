@@ -191,6 +191,15 @@ impl Home {
         run_command(command.args(words).env("RAIDD_CONTROL", self.path("control.sock")))
     }
 
+    /// Runs a shell script that can call raidctl.
+    pub fn shell(&self, script: &str) -> Ran {
+        let program = raidctl_program();
+        let path = format!("{}:{}", program.parent().unwrap().display(), search_path());
+        let mut command = limited("sh");
+        command.args(["-c", script]).env("PATH", path).env("RAIDD_CONTROL", self.path("control.sock"));
+        run_command(command.env("TERM", "xterm"))
+    }
+
     /// Runs raidctl, which must do what is asked, and says nothing on stderr but that an array is degraded.
     #[track_caller]
     pub fn ok(&self, line: impl Display) -> String {

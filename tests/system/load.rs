@@ -8,10 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raidd::nbd::{Client, ClientError};
 
+use super::disks::noise;
 use super::harness::Home;
 
 const SECTOR: usize = 512;
@@ -143,4 +144,51 @@ impl Region {
 fn content(sector: u64, write: u64) -> Vec<u8> {
     let word = [sector.to_le_bytes(), write.to_le_bytes()].concat();
     word.repeat(SECTOR / word.len())
+}
+
+/// Clients that write, read and flush without a pause, and tell how long a request took at most.
+pub struct Stopwatch {
+    end: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Duration>>,
+}
+
+impl Stopwatch {
+    /// Starts so many clients.
+    pub fn start(home: &Home, name: &str, clients: u64) -> Stopwatch {
+        let end = Arc::new(AtomicBool::new(false));
+        let start = |number| {
+            let (client, end) = (home.client(name), end.clone());
+            std::thread::spawn(move || time_requests(client, number, &end))
+        };
+        Stopwatch { clients: (0..clients).map(start).collect(), end }
+    }
+
+    /// The longest request of all.
+    pub fn stop(self) -> Duration {
+        self.end.store(true, Ordering::Relaxed);
+        self.clients.into_iter().map(|client| client.join().unwrap()).max().unwrap()
+    }
+}
+
+fn time_requests(mut client: Client<UnixStream>, number: u64, end: &AtomicBool) -> Duration {
+    const BYTES: u64 = 64 << 10;
+    let mut longest = Duration::ZERO;
+    let mut data = noise(number, BYTES as usize);
+    for turn in 0.. {
+        if end.load(Ordering::Relaxed) {
+            break;
+        }
+        let offset = (turn % 64 * 4 + number) * BYTES;
+        for request in 0..3 {
+            let began = Instant::now();
+            match request {
+                0 => client.write(offset, &data).unwrap(),
+                1 => client.read(offset, &mut data).unwrap(),
+                _ => client.flush().unwrap(),
+            }
+            longest = longest.max(began.elapsed());
+        }
+    }
+    client.disconnect().unwrap();
+    longest
 }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod crashed_ext4;
 mod demo;
 mod disks;
 mod filesystem;
@@ -15,4 +16,6 @@ mod members;
 mod mounted;
 mod recovery;
 mod restart;
+mod returning;
 mod verify_fio;
+mod watch;

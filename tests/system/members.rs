@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::FlockArg;
-use raidd::api::{ArrayState, Health, MemberState, Status};
+use raidd::api::{ArrayState, Health, MemberState, Status, SyncAction};
 use raidd::nbd::ClientError;
 
 use super::disks::{Disks, Loop, MIB, file, machine_lock, noise};
@@ -396,5 +396,47 @@ fn scan_finds_everything_there_is() {
     let raidd = other.start();
     let found: Vec<Status> = serde_json::from_str(&other.ok("assemble --scan --json")).unwrap();
     assert_eq!(found.len(), 2, "{found:#?}");
+    raidd.terminate();
+}
+
+#[test]
+fn a_read_only_array_takes_no_writes_until_it_is_told_to() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 3, 64);
+    let mut raidd = home.start();
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero {}", disks.all()));
+    let data = noise(1, MIB as usize);
+    let mut client = home.client("vol");
+    client.write(0, &data).unwrap();
+    home.ok("readonly vol");
+    let status = home.status("vol");
+    assert_eq!(status.state, ArrayState::ReadOnly);
+    assert!(status.warnings.iter().any(|why| why.contains("raidctl readwrite vol")), "{status:#?}");
+    let refused = client.write(0, &noise(2, 4096)).unwrap_err();
+    assert!(refused.to_string().contains("Perm"), "EPERM: {refused}");
+    let mut found = vec![0; data.len()];
+    client.read(0, &mut found).unwrap();
+    assert!(found == data);
+    home.raidctl("scrub vol").complaint(1);
+    home.raidctl(format!("fail vol {}", disks.paths[0])).complaint(1);
+    // Everything is on the members, and they say so: killed now, nothing is resynced, and it stays as it was told.
+    raidd.kill();
+    let raidd = home.start();
+    let status = home.status("vol");
+    assert_eq!((status.state, status.sync.action), (ArrayState::ReadOnly, SyncAction::Idle), "{status:#?}");
+    home.client("vol").write(0, &data).unwrap_err();
+    home.ok("readwrite vol");
+    home.ok("readwrite vol");
+    let mut client = home.client("vol");
+    client.write(0, &noise(3, MIB as usize)).unwrap();
+    client.disconnect().unwrap();
+    raidd.terminate();
+
+    let raidd = home.start();
+    assert_ne!(home.status("vol").state, ArrayState::ReadOnly);
+    home.ok("stop vol");
+    home.raidctl(format!("assemble vol --read-only {}", disks.all())).ok();
+    let refused = home.raidctl("readwrite vol").complaint(1);
+    assert!(refused.contains("--read-only"), "{refused}");
     raidd.terminate();
 }

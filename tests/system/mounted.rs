@@ -14,11 +14,11 @@ use super::harness::{Home, run};
 /// How long each step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn wait_until(what: &str, done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
     assert!(comes_true(done), "{what}: not in {PATIENCE:?}");
 }
 
-fn comes_true(mut done: impl FnMut() -> bool) -> bool {
+pub fn comes_true(mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         if Instant::now() > deadline {
@@ -29,7 +29,7 @@ fn comes_true(mut done: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn is_mounted(folder: &Path) -> bool {
+pub fn is_mounted(folder: &Path) -> bool {
     run("mountpoint", &["-q", folder.to_str().unwrap()]).status == 0
 }
 

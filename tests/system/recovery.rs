@@ -1,14 +1,12 @@
 //! Members fail, and arrays become whole again: spares, re-add, replace, scrub, hung disks, and crashes in the middle.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use raidd::api::{Health, MemberState, SyncAction};
+use raidd::api::{Findings, Health, MemberState, SyncAction};
 
 use super::disks::{Disks, MIB, noise};
 use super::harness::{Home, Raidd, need, run};
-use super::load::Load;
+use super::load::{Load, Stopwatch};
 
 /// Faults can be injected.
 fn start(home: &Home) -> Raidd {
@@ -102,7 +100,7 @@ fn two_members_fail_one_in_the_recovery_of_the_other() {
 
 /// Everything that redundancy says agrees.
 #[track_caller]
-fn assert_consistent(home: &Home) {
+pub fn assert_consistent(home: &Home) {
     home.ok("scrub vol");
     home.ok("wait vol --timeout 60s");
     let status = home.status("vol");
@@ -233,8 +231,12 @@ fn a_scrub_finds_and_mends_the_liar() {
     home.ok("scrub vol");
     home.ok("wait vol");
     assert_eq!(home.status("vol").sync.mismatches, 8);
+    assert_eq!(only_finding(&home), (Some(2), Some(MIB), false));
+    let table = home.ok("scrub vol --findings");
+    assert!(table.contains(&disks.paths[2]) && table.contains("1048576"), "{table}");
     home.ok("scrub vol --repair");
     home.ok("wait vol");
+    assert_eq!(only_finding(&home), (Some(2), Some(MIB), true));
     let mut found = vec![0; data.len()];
     client.read(0, &mut found).unwrap();
     assert!(found == data, "the scrub did not mend the member that lied");
@@ -250,6 +252,14 @@ fn a_scrub_finds_and_mends_the_liar() {
     assert!(found == data);
 }
 
+/// The slot of the liar, where on it, and whether it was mended.
+#[track_caller]
+fn only_finding(home: &Home) -> (Option<u16>, Option<u64>, bool) {
+    let found: Findings = serde_json::from_str(&home.ok("scrub vol --findings --json")).unwrap();
+    let [finding] = &found.findings[..] else { panic!("{found:#?}") };
+    (finding.slot, finding.member_offset_bytes, finding.repaired)
+}
+
 #[test]
 fn a_member_that_hangs_costs_clients_its_deadline() {
     let home = Home::new();
@@ -257,38 +267,13 @@ fn a_member_that_hangs_costs_clients_its_deadline() {
     let raidd = start(&home);
     home.ok(format!("create vol --level 5 --chunk 64K --init zero {}", disks.all()));
     home.ok("tune vol member_timeout=1s");
-    let end = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..4)
-        .map(|number| {
-            let (mut client, end) = (home.client("vol"), end.clone());
-            std::thread::spawn(move || {
-                let mut longest = Duration::ZERO;
-                let mut data = noise(number, 64 << 10);
-                for turn in 0.. {
-                    if end.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let offset = (turn % 64 * 4 + number) * (64 << 10);
-                    let began = Instant::now();
-                    client.write(offset, &data).unwrap();
-                    client.read(offset, &mut data).unwrap();
-                    client.flush().unwrap();
-                    longest = longest.max(began.elapsed() / 2);
-                }
-                client.disconnect().unwrap();
-                longest
-            })
-        })
-        .collect();
+    let clients = Stopwatch::start(&home, "vol", 4);
     std::thread::sleep(Duration::from_millis(500));
     home.ok(format!("inject vol {} hang", disks.paths[1]));
     home.wait_for("vol", |status| status.members[1].state == MemberState::Faulty);
     std::thread::sleep(Duration::from_millis(500));
-    end.store(true, Ordering::Relaxed);
-    for client in clients {
-        let longest = client.join().unwrap();
-        assert!(longest < Duration::from_millis(1500), "a request took {longest:?}");
-    }
+    let longest = clients.stop();
+    assert!(longest < Duration::from_millis(1500), "a request took {longest:?}");
     let began = Instant::now();
     raidd.terminate();
     assert!(began.elapsed() < Duration::from_secs(5), "stopping took {:?}", began.elapsed());
@@ -323,4 +308,40 @@ fn what_holds_data_is_not_added() {
     assert_eq!(status.tuning.unwrap().recovery_min, Some(5 << 20));
     let refused = home.raidctl(format!("inject vol {} hang", disks.paths[0])).complaint(1);
     assert!(refused.contains("--enable-fault-injection"), "{refused}");
+}
+
+#[test]
+fn a_scheduled_scrub_begins_by_itself_after_a_restart() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 3, 32);
+    let raidd = home.start();
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero {}", disks.all()));
+    home.ok("scrub vol");
+    home.ok("wait vol");
+    home.ok("tune vol scrub_interval=30d");
+    let ended = home.status("vol").last_scrub_unix_seconds.expect("a scrub has ended");
+    raidd.terminate();
+    // A day short of it.
+    let age = |seconds: u64| {
+        let path = home.path("state").join("arrays.json");
+        let mut state: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let last = &mut state["arrays"][0]["last_scrub_unix_seconds"];
+        assert!(last.as_u64().is_some_and(|last| last > 0), "{last}");
+        *last = (ended - seconds).into();
+        std::fs::write(&path, serde_json::to_vec(&state).unwrap()).unwrap();
+    };
+    const DAY: u64 = 86_400;
+    age(29 * DAY);
+    let raidd = home.start();
+    assert_eq!(home.status("vol").last_scrub_unix_seconds, Some(ended - 29 * DAY));
+    std::thread::sleep(Duration::from_millis(500));
+    let events = || home.ok("events --json").matches("\"event\":\"RebuildStarted\"").count();
+    assert_eq!((home.status("vol").sync.action, events()), (SyncAction::Idle, 1));
+    raidd.terminate();
+
+    age(31 * DAY);
+    let raidd = home.start();
+    home.wait_for("vol", |status| status.last_scrub_unix_seconds >= Some(ended));
+    assert_eq!(events(), 2);
+    raidd.terminate();
 }

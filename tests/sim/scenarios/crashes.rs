@@ -84,6 +84,8 @@ struct Plot {
     /// All zero at creation, or to be resynced.
     zero: bool,
     fail: bool,
+    /// It is made read-only, and read-write again.
+    protect: bool,
     /// Another disk takes the place of the one that failed.
     recover: bool,
 }
@@ -125,6 +127,13 @@ async fn tell(world: World, plot: &Plot, disks: &[Platter], ledger: Rc<RefCell<L
     teller.write(3000, 9000).await;
     world.sleep(Duration::from_millis(450)).await;
     teller.write(5000, 700).await;
+    if plot.protect {
+        array.set_read_only().await.unwrap();
+        teller.ledger.borrow_mut().flushed();
+        world.sleep(Duration::from_millis(450)).await;
+        array.set_read_write().unwrap();
+        teller.write(6000, 900).await;
+    }
     world.sleep(Duration::from_millis(450)).await;
     if plot.fail {
         array.fail("disk1").await.unwrap();
@@ -236,21 +245,29 @@ fn crash_points(plot: &Plot, seed: u64, step_max: u64) {
 #[test]
 fn a_crash_at_any_point_of_a_quiet_life() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
-        crash_points(&Plot { shape, zero: true, fail: false, recover: false }, seed as u64, 1);
+        crash_points(
+            &Plot { shape, zero: true, fail: false, protect: false, recover: false },
+            seed as u64,
+            1,
+        );
     }
 }
 
 #[test]
 fn a_crash_at_any_point_while_a_new_array_is_resynced() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
-        crash_points(&Plot { shape, zero: false, fail: false, recover: false }, seed as u64, 3);
+        crash_points(
+            &Plot { shape, zero: false, fail: false, protect: false, recover: false },
+            seed as u64,
+            3,
+        );
     }
 }
 
 #[test]
 fn a_crash_at_any_point_from_a_failure_to_the_end_of_a_recovery() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
-        let plot = Plot { shape, zero: true, fail: true, recover: true };
+        let plot = Plot { shape, zero: true, fail: true, protect: false, recover: true };
         crash_points(&plot, seed as u64, 3);
     }
 }
@@ -260,10 +277,20 @@ fn a_crash_at_any_point_around_a_failure() {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
         for zero in [true, false] {
             crash_points(
-                &Plot { shape, zero, fail: true, recover: false },
+                &Plot { shape, zero, fail: true, protect: false, recover: false },
                 seed as u64,
                 if zero { 1 } else { 3 },
             );
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_time_without_writes() {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        for zero in [true, false] {
+            let plot = Plot { shape, zero, fail: false, protect: true, recover: false };
+            crash_points(&plot, seed as u64, if zero { 1 } else { 3 });
         }
     }
 }

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use raidd::engine::create::NewMember;
-use raidd::engine::{AssembleOptions, Health, MemberState, Refusal, load};
-use raidd::io::{Clock, Device};
+use raidd::engine::{AssembleOptions, Health, MemberState, Phase, Refusal, load};
+use raidd::io::{Clock, Device, Fua, IoErrorKind};
 
 use crate::rounds::Client;
 use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, memory, platters};
+use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, load_disk, memory, platters};
 use raidd_sim::store::Luck;
 use raidd_sim::world::World;
 
@@ -250,5 +250,153 @@ fn what_cannot_be_read_is_mended_or_recorded() {
             Err(Refusal::TooFew(why)) => panic!("{why}"),
             Err(error) => panic!("{error}"),
         }
+    });
+}
+
+#[test]
+fn an_array_made_read_only_is_clean_and_stays_as_it_is() {
+    run(60..63, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        for round in 0..4 {
+            if round == 2 {
+                client.array.fail("disk1").await.unwrap();
+            }
+            steps(&mut client, 2).await;
+            if round == 3 {
+                // In the middle of a recovery.
+                client.array.remove("disk1").await.unwrap();
+                let found = load_disk(&world, &disks[1], 512).await.unwrap();
+                client.array.re_add(found).await.unwrap();
+            }
+            // A write at the same time is done or refused, and nothing between.
+            let array = client.array.clone();
+            let (start, len) = client.range();
+            let (write, made) =
+                futures_util::future::join(client.write(start, len, Fua::No), array.set_read_only()).await;
+            made.unwrap();
+            assert!(matches!(write, Ok(()) | Err(IoErrorKind::ReadOnly)), "{write:?}");
+            assert_eq!(array.status().phase, Phase::ReadOnly);
+            let before: Vec<_> = disks.iter().map(|disk| disk.bytes().to_vec()).collect();
+            assert!(Model::of(&disks).says_clean());
+            let refused = client.write(start, len, Fua::No).await;
+            assert_eq!(refused, Err(IoErrorKind::ReadOnly));
+            assert!(!array.scrub(true) && array.fail("disk0").await.is_err());
+            client.check_all().await;
+            array.flush().await.unwrap();
+            world.sleep(Duration::from_secs(30)).await;
+            assert!(
+                disks.iter().zip(&before).all(|(disk, before)| *disk.bytes() == before[..]),
+                "written to"
+            );
+            array.set_read_only().await.unwrap();
+            array.set_read_write().unwrap();
+            steps(&mut client, 1).await;
+            client.check_all().await;
+        }
+        until_whole(&client).await;
+        client.array.set_read_only().await.unwrap();
+        client.array.stop().await.unwrap();
+        let options = AssembleOptions { read_only: true, ..Default::default() };
+        let again = assemble_array(&world, &disks, 512, options).await.unwrap();
+        assert!(!again.status().resync_is_due);
+        let refused = again.set_read_write().unwrap_err().to_string();
+        assert!(refused.contains("--read-only"), "{refused}");
+        let client = Client::again(again, client);
+        client.check_all().await;
+    });
+}
+
+#[test]
+fn a_last_copy_that_failed_is_not_written_again_for_a_word() {
+    let world = World::new(1);
+    let inside = world.clone();
+    world.run(async move {
+        let shape = *SHAPES.iter().find(|shape| shape.level == 1).unwrap();
+        let disks = platters(&shape, 1);
+        let mut client = client_of(&inside, &shape, &disks, 2).await;
+        for slot in 1..shape.slots {
+            client.array.fail(&format!("disk{slot}")).await.unwrap();
+        }
+        disks[0].faults().flush_fails.set(true);
+        client.write(0, 4096, Fua::No).await.unwrap();
+        let refused = client.array.set_read_only().await.unwrap_err().to_string();
+        assert!(refused.contains("not made read-only"), "{refused}");
+        disks[0].faults().flush_fails.set(false);
+        assert_eq!(client.array.status().phase, Phase::ReadOnly);
+        let refused = client.array.set_read_write().unwrap_err().to_string();
+        assert!(refused.contains("last usable copy"), "{refused}");
+    });
+}
+
+#[test]
+fn only_who_was_not_there_is_absent() {
+    run(70..72, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        let absent = |client: &Client| -> Vec<String> {
+            client.array.absent_members().into_iter().map(|member| member.path).collect()
+        };
+        let back = async |client: &Client, label: &str| {
+            let found = load_disk(&world, &disks[1], 512).await.unwrap();
+            client.array.remove(label).await.unwrap();
+            client.array.re_add(found).await.unwrap();
+            until_whole(client).await;
+        };
+        client.array.fail("disk1").await.unwrap();
+        assert!(absent(&client).is_empty(), "the operator said so");
+        back(&client, "disk1").await;
+
+        disks[1].faults().dead.set(true);
+        while client.array.health() == Health::Optimal {
+            steps(&mut client, 1).await;
+        }
+        disks[1].faults().dead.set(false);
+        assert_eq!(absent(&client), ["disk1"]);
+        assert!(client.array.absent_members()[0].may_catch_up);
+        client.array.fail("disk1").await.unwrap();
+        assert!(absent(&client).is_empty(), "the operator says so now");
+        back(&client, "disk1").await;
+
+        disks[1].faults().read_only.set(true);
+        while client.array.health() == Health::Optimal {
+            steps(&mut client, 1).await;
+        }
+        disks[1].faults().read_only.set(false);
+        assert!(absent(&client).is_empty(), "it was there, and refused");
+        client.check_all().await;
+        client.array.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn changes_of_members_and_a_read_only_array_do_not_wait_for_each_other() {
+    run(80..84, async |world, shape, seed| {
+        let disks = platters(&shape, seed);
+        let mut client = client_of(&world, &shape, &disks, seed).await;
+        let fresh = |number: u64| Platter::garbage(99 + number, MEMBER_BYTES, 512, seed ^ number << 32);
+        let array = client.array.clone();
+        // The second change is let in before the first has ended, and after the array was told.
+        let (first, second) = (new_member(&world, &fresh(0), "new0"), new_member(&world, &fresh(1), "new1"));
+        let (added, made, _) = futures_util::future::join3(
+            array.add(first, [100; 16]),
+            array.set_read_only(),
+            array.add(second, [101; 16]),
+        )
+        .await;
+        added.unwrap();
+        made.unwrap();
+        array.set_read_write().unwrap();
+        steps(&mut client, 1).await;
+        // A spare is being seated.
+        array.fail("disk1").await.unwrap();
+        world.sleep(Duration::from_micros(world.random(3000))).await;
+        array.set_read_only().await.unwrap();
+        client.check_all().await;
+        array.set_read_write().unwrap();
+        steps(&mut client, 1).await;
+        until_whole(&client).await;
+        client.check_all().await;
+        array.stop().await.unwrap();
     });
 }

@@ -190,7 +190,7 @@ fn what_a_member_holds_is_not_worked_out_because_it_lacks_the_rows_beside() {
         array.pause();
         array.fail("disk2").await.unwrap();
         let mut client = Client::new(array, &world);
-        let stripe = 2 * 48 << 10;
+        let stripe = (2 * 48) << 10;
         let row = 68 + world.random(8);
         disks[1].spoil((DATA_OFFSET as u64 + row * 512)..(DATA_OFFSET as u64 + (row + 8) * 512));
         let chunk_of_1 = stripe + (16 << 10);
