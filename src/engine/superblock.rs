@@ -54,6 +54,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let _lane = self.lane.lock(0..1).await;
             self.check_open(true)?;
             if self.state.borrow().phase == Phase::Clean {
+                self.begin_logs().await?;
                 if !mutant::is(Mutant::WriteBeforeDirty) {
                     self.write_generation(true).await?;
                 }
@@ -364,9 +365,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || recorded == Some(self.resync_offset(false)) && !has_progressed
+            || recorded == Some(self.resync_offset(false)) && !has_progressed && !self.replay_is_due()
         {
             return Ok(());
+        }
+        if self.replay_is_due() {
+            self.begin_logs().await?;
         }
         self.write_generation(false).await
     }

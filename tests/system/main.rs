@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod members;
 mod mounted;
+mod ppl;
 mod recovery;
 mod restart;
 mod verify_fio;
