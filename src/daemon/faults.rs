@@ -214,6 +214,10 @@ impl Device for MemberDisk {
         self.0.disk.discard(offset_bytes, len_bytes).await
     }
 
+    fn in_flight(&self) -> usize {
+        self.0.disk.in_flight()
+    }
+
     async fn flush(&self) -> Result<(), IoError> {
         self.gate().await?;
         self.0.disk.flush().await

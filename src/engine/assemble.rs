@@ -98,7 +98,9 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");
-        Rc::new(member(found, slot, replacement, block_bytes, &deadlines))
+        let member = member(found, slot, replacement, block_bytes, &deadlines);
+        member.lags.set(member.superblock.events < truth.events);
+        Rc::new(member)
     };
     let seats = seating.slots.iter().enumerate().map(|(slot, &(main, replacement))| {
         let slot = Some(MemberSlot(slot as u16));
@@ -217,6 +219,7 @@ fn member<D: Device>(
         state: Cell::new(state),
         checkpoint: Cell::new(whole),
         filled: Cell::new(false),
+        lags: Cell::new(false),
         guided: Cell::new(superblock.feature_map.contains(Features::RECOVERY_BITMAP) && slot.is_some()),
         bad: RefCell::new(bad.collect()),
         replayed: RefCell::new(found.replayed),
@@ -228,6 +231,7 @@ fn member<D: Device>(
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
+        awaited: Cell::new(0),
         superblock,
     }
 }
@@ -287,6 +291,7 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
             )));
         }
     }
+    check_witnesses(found, truth, label(freshest))?;
     let slots = truth.raid_disks as usize;
     let mut seating =
         Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
@@ -297,7 +302,41 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
         };
         place(&mut seating, &superblocks, index, role, slots);
     }
+    leave_out_doubles(&mut seating, &superblocks);
     Ok(seating)
+}
+
+/// A spare has no data, but it remembers: where it has seen the array go on without the freshest of those that are here,
+/// the ones that went on are missing, and what is here is old.
+fn check_witnesses<D>(found: &[Found<D>], truth: &Superblock, freshest: &str) -> Result<(), Refusal> {
+    let has_gone_on = |spare: &&Found<D>| {
+        let spare = &spare.superblock;
+        spare.events.0 > truth.events.0.saturating_add(1) && spare.role_of(truth.dev_number) == Role::Faulty
+    };
+    let Some(witness) = found.iter().find(has_gone_on) else { return Ok(()) };
+    Err(Refusal::TooFew(format!(
+        "{freshest} is the freshest member here, but {} has seen the array go on without it (events {} and {}): find the \
+         members that went on, or leave {} out to start from what is old",
+        witness.label, truth.events, witness.superblock.events, witness.label
+    )))
+}
+
+/// Of spares with the same number only the freshest stays, and none with the number of one that holds a slot: one that was
+/// removed, or whose addition failed half-way, may carry a number that has been given away again.
+fn leave_out_doubles(seating: &mut Seating, superblocks: &[&Superblock]) {
+    let number = |index: usize| superblocks[index].dev_number;
+    let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
+    let mut known: Vec<u32> = seated.map(number).collect();
+    seating.spares.sort_by_key(|&index| std::cmp::Reverse(superblocks[index].events));
+    for index in std::mem::take(&mut seating.spares) {
+        if known.contains(&number(index)) {
+            let why = format!("its number, {}, is another member's; add it anew", number(index));
+            seating.left_out.push((index, why));
+        } else {
+            known.push(number(index));
+            seating.spares.push(index);
+        }
+    }
 }
 
 /// Gives one member the place that the freshest's table has for it.

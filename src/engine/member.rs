@@ -13,6 +13,22 @@ use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Slice, Zeroing};
 use crate::md::Superblock;
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
+/// Operations that a member may owe an answer after their deadlines. They keep their buffers, so that one that answers
+/// nothing any more, but cannot be failed, would in the end have all the memory there is.
+const OVERDUE_MAX: usize = 16;
+
+const SILENT: IoError =
+    IoError::new(IoErrorKind::Timeout, "the member has not answered for long; it is not asked any more");
+
+/// An operation that is awaited.
+struct Awaited<'a>(&'a Cell<usize>);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// What a member is to its array. A slot without a member is *missing*.
 ///
 /// Moves: spare -> recovering (a slot is vacant), replacing (the operator said so), faulty; replacing -> recovering (the
@@ -45,6 +61,8 @@ pub(super) struct Member<D> {
     pub checkpoint: Cell<Sector>,
     /// It has been filled, flushed, and its superblock is to say so, before anybody counts on it.
     pub filled: Cell<bool>,
+    /// Its superblock is a generation behind what the array was assembled by.
+    pub lags: Cell<bool>,
     /// It was here before: only what the write-intent bitmap tells is filled.
     pub guided: Cell<bool>,
     /// Rows it is known not to hold, from its bad-block log; sectors of the data area.
@@ -64,6 +82,8 @@ pub(super) struct Member<D> {
     /// When corrections were made of late; too many fail the member.
     pub corrections: RefCell<Corrections>,
     pub deadlines: Rc<Deadlines>,
+    /// Operations that somebody waits for.
+    pub awaited: Cell<usize>,
 }
 
 /// A sector, counted from where a buffer begins, and what it reads as.
@@ -126,11 +146,25 @@ impl<D: Device> Member<D> {
         (self.superblock.data_offset + sector).bytes()
     }
 
+    /// Awaits an operation until its deadline; not at all where too many are overdue already.
+    async fn bound<T>(
+        &self,
+        zeroed_bytes: u64,
+        operation: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        if self.device.in_flight().saturating_sub(self.awaited.get()) >= OVERDUE_MAX {
+            return Err(SILENT);
+        }
+        self.awaited.set(self.awaited.get() + 1);
+        let _awaited = Awaited(&self.awaited);
+        self.deadlines.bound(zeroed_bytes, operation).await
+    }
+
     /// Fills `buf` from a sector of the data area.
     pub async fn read(&self, sector: Sector, buf: Buf) -> Result<Buf, IoError> {
         // As it is now: what is replayed is on the device before it is forgotten, but this read may come before that.
         let replayed = self.replayed_in(sector, buf.len());
-        let result = self.deadlines.bound(0, self.device.read(self.place(sector), buf)).await;
+        let result = self.bound(0, self.device.read(self.place(sector), buf)).await;
         let mut buf = result.inspect_err(|error| {
             self.read_errors.set(self.read_errors.get() + 1);
             tracing::warn!(member = self.label, %sector, %error, "read failed");
@@ -152,7 +186,7 @@ impl<D: Device> Member<D> {
 
     /// Writes at a sector of the data area.
     pub async fn write(&self, sector: Sector, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        let result = self.deadlines.bound(0, self.device.write(self.place(sector), data, fua)).await;
+        let result = self.bound(0, self.device.write(self.place(sector), data, fua)).await;
         result.inspect_err(|error| self.note_write_error("write", error))
     }
 
@@ -165,7 +199,7 @@ impl<D: Device> Member<D> {
         fua: Fua,
     ) -> Result<(), IoError> {
         let zeroes = self.device.write_zeroes(self.place(sector), len.bytes(), zeroing, fua);
-        let result = self.deadlines.bound(len.bytes(), zeroes).await;
+        let result = self.bound(len.bytes(), zeroes).await;
         result.inspect_err(|error| {
             if error.kind != IoErrorKind::Unsupported {
                 self.note_write_error("write zeroes", error);
@@ -196,11 +230,11 @@ impl<D: Device> Member<D> {
 
     /// Writes anywhere on the device: `offset_bytes` counts from its beginning.
     pub async fn write_metadata(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        self.deadlines.bound(0, self.device.write(offset_bytes, data, fua)).await
+        self.bound(0, self.device.write(offset_bytes, data, fua)).await
     }
 
     pub async fn flush(&self) -> Result<(), IoError> {
-        let result = self.deadlines.bound(0, self.device.flush()).await;
+        let result = self.bound(0, self.device.flush()).await;
         result.inspect_err(|error| self.note_write_error("flush", error))
     }
 

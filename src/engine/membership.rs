@@ -444,6 +444,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             state: Cell::new(MemberState::Spare),
             checkpoint: Cell::new(Sector::ZERO),
             filled: Cell::new(false),
+            lags: Cell::new(false),
             guided: Cell::new(false),
             bad: RefCell::default(),
             replayed: RefCell::default(),
@@ -455,6 +456,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             corrected: Cell::new(u64::from(superblock.corrected_reads)),
             corrections: RefCell::default(),
             deadlines: self.deadlines.clone(),
+            awaited: Cell::new(0),
             superblock,
         }
     }

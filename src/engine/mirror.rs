@@ -41,6 +41,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
         // Cut where errors are to be told apart: sectors.
         let mut step = None;
+        let mut changes = self.changes();
         loop {
             let start = Sector(sectors(offset_bytes));
             let mut reads = Vec::new();
@@ -62,6 +63,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                         break;
                     }
                     Some(unreadable) => avoid.push(unreadable),
+                    None if self.have_changed(&mut changes) => {
+                        step = None;
+                        avoid.clear();
+                        break;
+                    }
                     None if step.is_some() => return Err(loss.error),
                     // Copies that cannot be read in different places may still do for each other.
                     None => {
@@ -172,6 +178,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let own = sector.0..sector.0 + extent.len.0;
             async move { (member.clone(), own, member.write(sector, data, fua).await) }
         });
+        self.check_writable()?;
         let written = join_all(writes.collect::<Vec<_>>()).await;
         if !written.iter().any(|(member, ..)| member.in_sync()) {
             return Err(OUT_OF_REACH);
@@ -187,8 +194,20 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         written: Written<D>,
         consistent: bool,
     ) -> Result<(), IoError> {
+        self.settle_beside(rows, written, consistent, 0)
+    }
+
+    /// The same, where so many copies were right already and have not been written.
+    pub(super) fn settle_beside(
+        &self,
+        rows: &Range<u64>,
+        written: Written<D>,
+        consistent: bool,
+        right: usize,
+    ) -> Result<(), IoError> {
         let mut torn = None;
-        let kept = written.iter().filter(|(member, _, result)| member.in_sync() && result.is_ok()).count();
+        let safe = written.iter().filter(|(member, _, result)| member.in_sync() && result.is_ok());
+        let kept = right + safe.count();
         for (member, own, result) in written {
             let Err(error) = result else {
                 self.forget_bad(&member, &own);

@@ -403,7 +403,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 Ok(data) => {
                     let own = sector.0..sector.0 + array.end - array.start;
                     let result = member.write(sector, vec![data.freeze()], Fua::No).await;
-                    self.settle(&array, vec![(member.clone(), own, result)], false)?;
+                    self.settle_beside(&array, vec![(member.clone(), own, result)], false, 1)?;
                     self.persist().await?;
                 }
                 Err(error) => {
@@ -418,7 +418,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                         match self.copy_of(copies, &line, None).await {
                             Ok(data) => {
                                 let result = member.write(place, vec![data.freeze()], Fua::No).await;
-                                self.settle(&line, vec![(member.clone(), own, result)], false)?;
+                                self.settle_beside(&line, vec![(member.clone(), own, result)], false, 1)?;
                             }
                             Err(_) => self.give_up(targets, &own, error)?,
                         }

@@ -11,7 +11,6 @@
 //!   fails; so does a member on which too many lines had to be corrected of late.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,8 +23,8 @@ use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::Geometry;
 use crate::units::{MemberSlot, Sector, StripeIndex};
 
-/// Ranges that wait to be mended; what comes on top is met again when it is read again.
-const QUEUE_MAX: usize = 64;
+/// Ranges that one run of the task sees to; what comes on top is met again when it is read again.
+const RANGES_MAX: usize = 64;
 
 /// So many corrections count as too many; md's max_read_errors. What lies longer back counts half, hour by hour.
 const CORRECTIONS_MAX: u64 = 20;
@@ -51,10 +50,12 @@ impl Corrections {
     }
 }
 
-/// What waits to be mended: slots, and rows of their members.
+/// What is to be mended: slots, and rows of their members.
 #[derive(Default)]
 pub(super) struct Mending {
-    queue: RefCell<VecDeque<(MemberSlot, Range<u64>)>>,
+    /// Those that have been seen to stay here until the task ends: two members that cannot be read in the same rows would
+    /// call for each other for ever.
+    ranges: RefCell<Vec<(MemberSlot, Range<u64>)>>,
     running: Cell<bool>,
 }
 
@@ -88,14 +89,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return;
         }
         {
-            let mut queue = self.mending.queue.borrow_mut();
-            let known = queue
+            let mut ranges = self.mending.ranges.borrow_mut();
+            let known = ranges
                 .iter()
                 .any(|(other, all)| *other == slot && all.start <= rows.start && rows.end <= all.end);
-            if known || queue.len() >= QUEUE_MAX {
+            if known || ranges.len() >= RANGES_MAX {
                 return;
             }
-            queue.push_back((slot, rows));
+            ranges.push((slot, rows));
         }
         if self.mending.running.replace(true) {
             return;
@@ -103,16 +104,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let weak = self.weak.clone();
         self.runtime.spawn(async move {
             let Some(array): Option<Rc<Self>> = weak.upgrade() else { return };
-            loop {
-                let next = array.mending.queue.borrow().front().cloned();
+            for number in 0.. {
+                let next = array.mending.ranges.borrow().get(number).cloned();
                 let Some((slot, rows)) = next else { break };
                 // Counted, so that a stop waits for it. What is not mended now is when it is read again.
                 let Ok(busy) = array.enter(true) else { break };
                 array.mend(slot, &rows).await;
                 drop(busy);
-                array.mending.queue.borrow_mut().pop_front();
             }
-            array.mending.queue.borrow_mut().clear();
+            array.mending.ranges.borrow_mut().clear();
             array.mending.running.set(false);
         });
     }

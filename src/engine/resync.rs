@@ -126,7 +126,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let (mut at, mut mismatched) = (rows.start, 0);
         while at < rows.end {
             let stop = rows.end.min((at / chunk + 1) * chunk);
-            mismatched += self.resync_band(&parity.stripe(StripeIndex(at / chunk)), &(at..stop)).await?;
+            for rows in self.cut(at..stop) {
+                mismatched += self.resync_band(&parity.stripe(StripeIndex(at / chunk)), &rows).await?;
+            }
             at = stop;
         }
         Ok(mismatched)
@@ -239,7 +241,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return Ok(mismatched);
         }
         // The first that can be read is the truth. One that cannot be read is written, which may mend it.
-        let mut truth = None;
+        let (mut truth, mut right) = (None, 0);
         let mut differing = Vec::new();
         let mut copies = copies;
         if mutant::is(Mutant::ResyncFromOtherCopy) {
@@ -247,8 +249,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         for (member, sector, result) in copies {
             match (result, &truth) {
-                (Ok(copy), None) => truth = Some(copy.freeze()),
-                (Ok(copy), Some(truth)) if *copy == **truth => {}
+                (Ok(copy), None) => (truth, right) = (Some(copy.freeze()), 1),
+                (Ok(copy), Some(truth)) if *copy == **truth => right += 1,
                 _ => differing.push((member, sector)),
             }
         }
@@ -264,7 +266,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         });
         let written = futures_util::future::join_all(writes.collect::<Vec<_>>()).await;
         let rows = extent.array.0..(extent.array + extent.len).0;
-        self.settle(&rows, written, true)?;
+        self.settle_beside(&rows, written, true, right)?;
         self.persist().await?;
         Ok(mismatched)
     }

@@ -182,6 +182,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         cuts
     }
 
+    /// Rows, cut where members begin or cease to hold what they should. What one holds must not be worked out from parity
+    /// because it lacks the rows beside it: on a new array parity may say something else.
+    pub(super) fn cut(&self, rows: Range<u64>) -> Vec<Range<u64>> {
+        let mut at = rows.start;
+        let ends = self.cuts(&rows).into_iter().chain([rows.end]);
+        ends.map(|end| std::mem::replace(&mut at, end)..end).collect()
+    }
+
     /// Members that are being filled, and how far they have come.
     pub(super) fn filling(&self) -> Vec<(Rc<Member<D>>, Sector)> {
         let roster = self.roster.borrow();

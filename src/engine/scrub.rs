@@ -287,13 +287,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let cell = cell.freeze();
             self.writers(slot).map(move |member| (member, Sector(line.start), cell.clone()))
         });
-        self.write_repairs(line, writes.collect()).await
+        self.write_repairs(line, writes.collect(), 0).await
     }
 
+    /// Writes what is right, beside so many copies that are right already.
     async fn write_repairs(
         &self,
         rows: &Range<u64>,
         writes: Vec<(Rc<Member<D>>, Sector, Slice)>,
+        right: usize,
     ) -> Result<bool, IoError> {
         let writes = writes.into_iter().map(|(member, sector, data)| async move {
             let own = sector.0..sector.0 + super::array::sectors(data.len() as u64);
@@ -303,7 +305,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         // Whoever is away must hear of it when it returns.
         let _marked = self.mark(rows).await?;
         let written = futures_util::future::join_all(writes).await;
-        self.settle(rows, written, true)?;
+        self.settle_beside(rows, written, true, right)?;
         self.persist().await?;
         Ok(true)
     }
@@ -351,7 +353,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             good.copy_from_slice(truth);
             let good = good.freeze();
             let writes = differing.iter().map(|(member, sector, _)| (member.clone(), *sector, good.clone()));
-            repaired = self.write_repairs(&rows, writes.collect()).await?;
+            repaired = self.write_repairs(&rows, writes.collect(), again.len() - differing.len()).await?;
         }
         let sectors = differing.len() as u64 * extent.len.0;
         self.note_finding(rows, liar, repaired, sectors);

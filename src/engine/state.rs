@@ -190,6 +190,17 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.kick();
     }
 
+    /// Counts changes of members.
+    pub(super) fn changes(&self) -> u64 {
+        self.state.borrow().wanted
+    }
+
+    /// Whether members have changed since these were counted. If so, what was seen of them before no longer holds: a
+    /// request that has waited for one that hangs may find others in their places now.
+    pub(super) fn have_changed(&self, changes: &mut u64) -> bool {
+        std::mem::replace(changes, self.changes()) != *changes
+    }
+
     /// A member that does not answer or is not there any more is failed by whatever notices it first, be it a read.
     pub(super) fn note_absence(&self, member: &Member<D>, error: &IoError) {
         let absent = matches!(error.kind, IoErrorKind::Timeout | IoErrorKind::Gone);
@@ -241,6 +252,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             Phase::Stopped => Err(IoError::new(IoErrorKind::ShuttingDown, "the array is being stopped")),
             Phase::ReadOnly if to_write => Err(IoError::new(IoErrorKind::ReadOnly, "the array is read-only")),
             _ => Ok(()),
+        }
+    }
+    /// Refuses a write that was let in before the array became read-only, at the last moment: what has not ended in time
+    /// on the last usable copy may still land there, over what would be acknowledged now.
+    pub(super) fn check_writable(&self) -> Result<(), IoError> {
+        match self.state.borrow().read_only {
+            Some(_) => Err(IoError::new(IoErrorKind::ReadOnly, "the array is read-only")),
+            None => Ok(()),
         }
     }
 }

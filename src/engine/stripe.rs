@@ -70,6 +70,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<Buf, IoError> {
         let len = buf.len();
         let mut avoid = Vec::new();
+        let mut changes = self.changes();
         loop {
             let reads = self.read_pieces(parity, sectors(offset_bytes), buf, &avoid);
             let (pieces, lost): (Vec<_>, Vec<_>) = join_all(reads).await.into_iter().partition(Result::is_ok);
@@ -77,7 +78,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 return Ok(pieces.into_iter().flatten().reduce(Buf::join).expect("a read has a piece"));
             }
             for loss in lost.into_iter().filter_map(Result::err) {
-                avoid.push(loss.unreadable.ok_or(loss.error)?);
+                match loss.unreadable {
+                    Some(unreadable) => avoid.push(unreadable),
+                    None if self.have_changed(&mut changes) => {
+                        avoid.clear();
+                        break;
+                    }
+                    None => return Err(loss.error),
+                }
             }
             // A buffer that was lost to an error may be anybody's; begin anew, with nothing else in hand.
             drop(pieces);
@@ -203,6 +211,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         out: &mut [u8],
         avoid: &mut Vec<MemberSlot>,
     ) -> Result<(), IoError> {
+        let mut changes = self.changes();
         loop {
             let situation = self.situation(stripe, &rows, &[], avoid);
             if situation.data[data].readable {
@@ -210,7 +219,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 avoid.push(stripe.data[data]);
                 continue;
             }
-            let reads = plan::read(&situation).map_err(|OutOfReach| OUT_OF_REACH)?;
+            let reads = match plan::read(&situation) {
+                Ok(reads) => reads,
+                Err(OutOfReach) if self.have_changed(&mut changes) => {
+                    avoid.clear();
+                    continue;
+                }
+                Err(OutOfReach) => return Err(OUT_OF_REACH),
+            };
             let lost: Vec<_> = situation.lost().collect();
             let mut band = self.band(stripe, &rows, reads.len() + lost.len()).await;
             if !self.read_places(stripe, &rows, &reads, &mut band, avoid).await {
@@ -338,11 +354,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut outcome = Ok(());
         for band in bands {
             let first = stripe.sector.0 + sectors(band.start);
-            let rows = first..first + sectors(band.end - band.start);
-            let new = new_cells(parity, &square, &data, &band);
             let has_edge = edges.contains(&Some(band.start));
-            // Go on with the other bands after an error: each is consistent in itself, and the caller hears of it.
-            outcome = self.write_band(&stripe, rows, &new, has_edge, fua).await.and(outcome);
+            for rows in self.cut(first..first + sectors(band.end - band.start)) {
+                let start = band.start + Sector(rows.start - first).bytes();
+                let part = start..start + Sector(rows.end - rows.start).bytes();
+                let new = new_cells(parity, &square, &data, &part);
+                // Go on with the other bands after an error: each is consistent in itself, and the caller hears of it.
+                outcome = self.write_band(&stripe, rows, &new, has_edge, fua).await.and(outcome);
+            }
         }
         outcome
     }
@@ -381,6 +400,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<(), IoError> {
         let is_new: Vec<bool> = new.iter().map(Option::is_some).collect();
         let mut avoid = Vec::new();
+        let mut changes = self.changes();
         loop {
             let situation = self.situation(stripe, &rows, &is_new, &avoid);
             if self.goes_chunk_by_chunk(stripe, &rows, &situation, has_edge) {
@@ -388,6 +408,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             let plan = match plan::write(&situation) {
                 Ok(plan) => plan,
+                Err(OutOfReach) if self.have_changed(&mut changes) => {
+                    avoid.clear();
+                    continue;
+                }
                 // Members that cannot be read in different places may still do for each other.
                 Err(OutOfReach) if rows.end - rows.start > LINE_SECTORS => {
                     return self.write_lines(stripe, rows, new, has_edge, fua).await;
@@ -472,6 +496,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 (member, rows, result)
             }
         });
+        self.check_writable()?;
         let results = join_all(writes).await;
         self.settle(&rows, results, consistent)
     }

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - All live members are written in parallel and waited for, in one lane; so their event counts are never more than one
 //!   apart, whenever a crash comes.
-//! - The event count only rises, and only when all survivors have taken it.
+//! - The event count only rises, and only when all survivors have taken it. One that a crash has left a generation behind
+//!   is given what it missed before there is another.
 //! - A generation that was given up half-way is followed by two: whoever took the first and has failed since must not
 //!   be as fresh as those who say so.
 //! - Between the last look at who is writing and the first "clean" that is written there is no await.
@@ -111,6 +112,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Writes one generation of superblocks to all live members, again without those that fail, until all have it.
     /// The caller holds the lane.
     pub(super) async fn write_generation(&self, active: bool) -> Result<(), IoError> {
+        self.catch_up().await?;
         let mut torn = self.state.borrow_mut().recorded.take().is_none();
         loop {
             let (generation, events) = {
@@ -139,6 +141,27 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             // Whoever got this generation has it; the next one says who did not.
             self.state.borrow_mut().events = events;
         }
+    }
+
+    /// Gives members that missed the last generation before the array was assembled what the others have: would the next
+    /// one be torn, too, they would be two behind, and stale.
+    async fn catch_up(&self) -> Result<(), IoError> {
+        let mut members = self.live_members();
+        members.retain(|member| member.lags.get());
+        if members.is_empty() {
+            return Ok(());
+        }
+        let (events, recorded) = {
+            let state = self.state.borrow();
+            (state.events, state.recorded.unwrap_or(Sector::ZERO))
+        };
+        let results =
+            join_all(members.iter().map(|member| self.write_superblock(member, events, recorded))).await;
+        let failures =
+            members.iter().zip(results).filter_map(|(member, result)| Some((member, result.err()?)));
+        self.settle_metadata(failures.collect())?;
+        members.iter().for_each(|member| member.lags.set(false));
+        Ok(())
     }
 
     /// Decides what failed metadata writes mean. True if members were failed, so that it must be written again.
@@ -334,6 +357,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return Ok(());
         }
         self.write_generation(false).await
+    }
+
+    /// Of an idle array whose superblocks still say less than is the case, as they had to be written while rows were
+    /// suspect: says it.
+    pub(super) async fn record_agreement(&self) -> Result<(), IoError> {
+        let is_settled = {
+            let state = self.state.borrow();
+            state.phase == Phase::Clean && state.suspect.is_empty()
+        };
+        if is_settled && self.state.borrow().recorded != Some(self.resync_offset(false)) {
+            self.checkpoint_resync().await?;
+        }
+        Ok(())
     }
 
     /// Stops the array: nothing new is let in, what is under way is waited for, and the superblocks say clean. The

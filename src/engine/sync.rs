@@ -169,6 +169,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             self.resync_suspects().await?;
             self.open_logs().await?;
+            self.record_agreement().await?;
             self.seat_spares().await?;
             if !self.filling().is_empty() {
                 self.recover().await?;

@@ -154,6 +154,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if !places.iter().any(|(member, _)| member.in_sync()) {
             return Err(OUT_OF_REACH);
         }
+        self.check_writable()?;
         let own = |sector: Sector| sector.0..(sector + len).0;
         let mut places = places.into_iter();
         let mut written = Vec::new();

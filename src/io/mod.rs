@@ -93,6 +93,12 @@ pub trait Device {
 
     /// Everything answered before this call is on stable media when it is answered.
     async fn flush(&self) -> Result<(), IoError>;
+
+    /// Operations that have begun and not ended, whether or not somebody still waits for them; 0 where none outlives its
+    /// future.
+    fn in_flight(&self) -> usize {
+        0
+    }
 }
 
 /// A connected byte stream: a socket, or TLS around one. One task receives while another sends.

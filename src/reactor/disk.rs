@@ -191,6 +191,11 @@ impl Device for Disk {
         }
         self.sync("flush").await
     }
+
+    fn in_flight(&self) -> usize {
+        // Every operation in the table keeps the file open for itself.
+        Rc::strong_count(&self.0.file) - 1
+    }
 }
 
 /// Counts the times that the kernel asked for patience.

@@ -14,10 +14,7 @@ fn a_member_lost_together_with_the_daemon_costs_nothing() {
     let home = Home::new();
     let disks = Disks::files(&home, "disk", 3, 64);
     let mut raidd = home.start();
-    home.ok(format!(
-        "create vol --level 5 --chunk 64K --init zero --consistency-policy ppl {}",
-        disks.all()
-    ));
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero --consistency-policy ppl {}", disks.all()));
     let status = home.status("vol");
     assert_eq!(status.consistency_policy, ConsistencyPolicy::Ppl);
     let content = noise(1, 12 * MIB as usize);
@@ -42,10 +39,7 @@ fn a_degraded_array_is_killed_again_and_again() {
     let home = Home::new();
     let disks = Disks::files(&home, "disk", 4, 64);
     let mut raidd = home.start();
-    home.ok(format!(
-        "create vol --level 5 --chunk 64K --init zero --consistency-policy ppl {}",
-        disks.all()
-    ));
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero --consistency-policy ppl {}", disks.all()));
     let mut load = Load::new("vol");
     load.run(&home, Duration::from_millis(300), || ());
     home.ok(format!("fail vol {}", disks.paths[0]));

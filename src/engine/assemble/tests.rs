@@ -190,6 +190,42 @@ fn a_spare_that_has_not_heard_of_its_slot_holds_nothing() {
 }
 
 #[test]
+fn a_spare_bears_witness_against_old_members() {
+    let mut set = members_and_spares(1, 2, 1);
+    tell(&mut set, &[1, 2], 0, Role::Faulty, 5);
+    assert_eq!(mains(&seated(&set).unwrap()), [None, Some(1)]);
+    let old = [set[0].clone(), set[2].clone()];
+    let refusal = seated(&old).unwrap_err().to_string();
+    assert!(refusal.contains("disk0") && refusal.contains("disk1 has seen"), "{refusal}");
+    assert!(seated(&old[..1]).is_ok(), "it can be left out");
+    // A generation that was torn is no history.
+    set[2].events.0 -= 4;
+    let torn = [set[0].clone(), set[2].clone()];
+    assert!(seated(&torn).is_ok());
+}
+
+#[test]
+fn a_number_is_one_members() {
+    // 3 was removed, 4 was to be added under the same number, which failed half-way.
+    let mut set = members_and_spares(5, 3, 2);
+    set[4].dev_number = 3;
+    let seating = seated(&set).unwrap();
+    assert_eq!((&seating.spares[..], left_out(&seating)), (&[3][..], vec![4]));
+    // The fresher of two.
+    set[3].events.0 -= 1;
+    let seating = seated(&set).unwrap();
+    assert_eq!((&seating.spares[..], left_out(&seating)), (&[4][..], vec![3]));
+    // One that has the number of one in a slot, but has not heard of that slot.
+    let mut set = members_and_spares(5, 3, 2);
+    tell(&mut set, &[0, 1, 2, 3], 2, Role::Faulty, 1);
+    tell(&mut set, &[0, 1, 3], 3, slot(2), 0);
+    set[4].dev_number = 3;
+    let seating = seated(&set).unwrap();
+    assert_eq!(mains(&seating), [Some(0), Some(1), Some(3)]);
+    assert!(seating.spares.is_empty() && left_out(&seating).contains(&4));
+}
+
+#[test]
 fn two_members_that_went_on_without_each_other_are_a_split_brain() {
     for (first, second) in
         [(Role::Faulty, Role::Faulty), (Role::Spare, Role::Faulty), (Role::Spare, Role::Spare)]

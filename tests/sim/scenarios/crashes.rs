@@ -303,7 +303,8 @@ async fn tell_logged(
     write_at_once(&client, &ledger, &[(stripe - 300, 2 * stripe + 1000)]).await;
     world.sleep(Duration::from_millis(450)).await;
     let third = stripe / (shape.slots - 1);
-    write_at_once(&client, &ledger, &[(third - 512, 1024), (4 * stripe, 512), (4 * stripe + third, 512)]).await;
+    write_at_once(&client, &ledger, &[(third - 512, 1024), (4 * stripe, 512), (4 * stripe + third, 512)])
+        .await;
     write_at_once(&client, &ledger, &[(600, stripe - 1000), (size - 9000, 9000)]).await;
     array.stop().await.unwrap();
 }
@@ -323,8 +324,12 @@ async fn write_at_once(client: &Client, ledger: &RefCell<Ledger>, places: &[(usi
 /// The array starts without `missing`, unforced, and has everything that was not being written; and what was, too, where
 /// nobody has gone missing just now.
 fn aftermath_logged(disks: &[Platter], missing: Option<usize>, ledger: &Rc<Ledger>, machine: bool) {
-    let disks: Vec<_> =
-        disks.iter().enumerate().filter(|(slot, _)| Some(*slot) != missing).map(|(_, disk)| disk.clone()).collect();
+    let disks: Vec<_> = disks
+        .iter()
+        .enumerate()
+        .filter(|(slot, _)| Some(*slot) != missing)
+        .map(|(_, disk)| disk.clone())
+        .collect();
     let world = World::new(1);
     let (inside, ledger) = (world.clone(), ledger.clone());
     world.run(async move {

@@ -1,14 +1,17 @@
 //! The clients of an array: each has one request under way at a time, anywhere, of any kind, and tells the oracle.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use raidd::io::{Clock, Device, Fua, IoError, IoErrorKind, Pool, Slice, Spawn, Zeroing};
 
 use crate::content::Content;
+use crate::door::Door;
 use crate::oracle::Oracle;
 use crate::plan::{Part, Plan, Profile};
+use crate::sessions::Sessions;
 use crate::setup::{SimArray, payloads};
 use crate::world::World;
 
@@ -20,6 +23,8 @@ pub struct Scene {
     pub plan: Rc<Plan>,
     /// The array.
     pub array: SimArray,
+    /// The clients' way to it.
+    pub door: Door,
     /// What may be read.
     pub oracle: Rc<RefCell<Oracle>>,
     /// What has been done.
@@ -40,6 +45,9 @@ pub struct Scene {
     pub unflushed: Cell<u64>,
     /// Memory of clients.
     pub pool: Pool,
+    /// Requests under way, by the order of their beginning, and how many there have been.
+    requests: RefCell<BTreeSet<u64>>,
+    begun: Cell<u64>,
 }
 
 /// What has been done in a run.
@@ -51,6 +59,10 @@ pub struct Done {
     pub errors: Cell<u64>,
     /// Bytes read and checked.
     pub checked: Cell<u64>,
+    /// NBD connections that were made.
+    pub connections: Cell<u64>,
+    /// Of these, those that were cut.
+    pub cuts: Cell<u64>,
 }
 
 /// A part of the array.
@@ -70,10 +82,15 @@ impl Scene {
         done: &Rc<Done>,
         until: u64,
     ) -> Rc<Scene> {
+        let door = match plan.sessions {
+            true => Door::Nbd(Sessions::open(world, &array, done), None),
+            false => Door::Direct(array.clone()),
+        };
         Rc::new(Scene {
             world: world.clone(),
             plan: plan.clone(),
             array,
+            door,
             oracle: oracle.clone(),
             done: done.clone(),
             until,
@@ -84,6 +101,8 @@ impl Scene {
             hot: Cell::new(0),
             unflushed: Cell::new(0),
             pool: payloads(),
+            requests: RefCell::default(),
+            begun: Cell::new(0),
         })
     }
 
@@ -92,6 +111,7 @@ impl Scene {
         match error.kind {
             IoErrorKind::ShuttingDown => self.stopping.get(),
             IoErrorKind::NoSpace => self.full.get() || self.plan.profile == Profile::Beyond,
+            IoErrorKind::Closed => self.door.sessions().is_some(),
             IoErrorKind::Invalid | IoErrorKind::Unsupported => false,
             _ => self.plan.profile == Profile::Beyond,
         }
@@ -154,7 +174,7 @@ impl Scene {
         let part = Spot { start, len };
         let buf = self.pool.alloc(len as usize).await;
         let begun = self.oracle.borrow_mut().begin_read();
-        let result = self.array.read(start, buf).await;
+        let result = self.door.read(start, buf).await;
         let mut oracle = self.oracle.borrow_mut();
         match result {
             Ok(buf) => {
@@ -174,6 +194,10 @@ impl Scene {
     }
 
     async fn write(&self, part: Spot, content: Content, fua: bool) {
+        self.write_by(&self.door, part, content, fua).await;
+    }
+
+    async fn write_by(&self, door: &Door, part: Spot, content: Content, fua: bool) {
         let forced = if fua { Fua::Yes } else { Fua::No };
         self.unflushed.set(self.unflushed.get() + 1);
         let number = self.oracle.borrow_mut().begin_write(part.start, part.len, content, fua);
@@ -186,15 +210,23 @@ impl Scene {
                 if fua { " fua" } else { "" }
             )
         });
-        let result = self.array.write(part.start, data, forced).await;
+        let result = door.write(part.start, data, forced).await;
         self.end_write(number, part, &result);
         self.answered("write", part, &result);
+    }
+
+    /// Whatever reaches the array is done.
+    fn cannot_fail(&self) -> bool {
+        self.plan.profile == Profile::Within && !self.full.get() && !self.stopping.get()
     }
 
     fn end_write(&self, number: u32, part: Spot, result: &Result<(), IoError>) {
         let mut oracle = self.oracle.borrow_mut();
         match result {
             Ok(()) => oracle.acknowledge(number, part.start, part.len),
+            Err(error) if error.kind == IoErrorKind::Closed && self.cannot_fail() => {
+                oracle.lose_answer(number);
+            }
             Err(_) => oracle.give_up(number),
         }
     }
@@ -204,14 +236,14 @@ impl Scene {
         let zeroing = if dice.one_in(2) { Zeroing::Unmap } else { Zeroing::Allocate };
         let forced = if fua { Fua::Yes } else { Fua::No };
         let number = self.oracle.borrow_mut().begin_write(part.start, part.len, Content::Zeroes, fua);
-        let result = self.array.write_zeroes(part.start, part.len, zeroing, forced).await;
+        let result = self.door.write_zeroes(part.start, part.len, zeroing, forced).await;
         self.end_write(number, part, &result);
         self.answered("zero", part, &result);
     }
 
     async fn discard(&self, part: Spot) {
         let number = self.oracle.borrow_mut().begin_write(part.start, part.len, Content::Zeroes, false);
-        let result = self.array.discard(part.start, part.len).await;
+        let result = self.door.discard(part.start, part.len).await;
         // Any part of it may have been ignored.
         self.oracle.borrow_mut().give_up(number);
         self.answered("discard", part, &result);
@@ -221,24 +253,32 @@ impl Scene {
     pub async fn flush(&self) {
         self.unflushed.set(0);
         let begun = self.oracle.borrow_mut().begin_flush();
-        let result = self.array.flush().await;
+        let result = self.door.flush().await;
         if result.is_ok() {
             self.oracle.borrow_mut().end_flush(begun);
         }
         self.answered("flush", Spot { start: 0, len: 0 }, &result);
     }
 
-    /// The same payload twice at once, as a client does that has lost patience with one connection; then something else
-    /// over it.
+    /// The same payload twice at once, as a client does that has lost patience with one connection, or lost it; then
+    /// something else over it.
     async fn resend(&self, part: Spot) {
         let content = self.oracle.borrow_mut().new_content();
+        let (mut one, mut other) = (self.door.clone(), self.door.clone());
+        if let Some(sessions) = self.door.sessions() {
+            let lane = self.world.random(sessions.lanes() as u64) as usize;
+            (one, other) = (self.door.by_lane(lane), self.door.by_lane(lane + 1));
+            if self.world.random(3) == 0 {
+                sessions.cut_lane(lane);
+            }
+        }
         let second = async {
             self.world.sleep(Duration::from_micros(self.world.random(100))).await;
-            self.write(part, content, false).await;
-            let other = self.oracle.borrow_mut().new_content();
-            self.write(part, other, false).await;
+            self.write_by(&other, part, content, false).await;
+            let later = self.oracle.borrow_mut().new_content();
+            self.write_by(&other, part, later, false).await;
         };
-        futures_util::future::join(self.write(part, content, false), second).await;
+        futures_util::future::join(self.write_by(&one, part, content, false), second).await;
     }
 
     async fn step(&self) {
@@ -255,7 +295,7 @@ impl Scene {
                 self.write(part, content, fua).await;
             }
             28..56 => {
-                let block = u64::from(self.array.info().read_block_bytes);
+                let block = u64::from(self.door.info().read_block_bytes);
                 let part = self.part(block.max(self.plan.grain));
                 // What cannot be read has been noted.
                 self.read(part.start, part.len).await.ok();
@@ -272,17 +312,53 @@ impl Scene {
         }
     }
 
+    /// Waits until every request has ended that is under way now: until then it remembers what it has seen.
+    pub async fn outlive_requests(&self) {
+        let end = self.begun.get();
+        while self.requests.borrow().first().is_some_and(|&oldest| oldest < end) {
+            self.world.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Lets all clients in.
     pub fn open(self: &Rc<Scene>) {
         for _ in 0..self.plan.workers.max(1) {
-            self.clients.set(self.clients.get() + 1);
-            let scene = self.clone();
-            self.world.spawn(async move {
-                while !scene.ending.get() && scene.done.ops.get() < scene.until {
-                    scene.step().await;
-                }
-                scene.clients.set(scene.clients.get() - 1);
-            });
+            self.admit(|scene, _| !scene.ending.get() && scene.done.ops.get() < scene.until);
+        }
+    }
+
+    /// Lets some in that do a few things and leave.
+    pub fn open_shortly(self: &Rc<Scene>) {
+        for _ in 0..1 + self.world.random(8) {
+            self.admit(|_, steps| steps < 3);
+        }
+    }
+
+    /// Lets one in, for as long as `goes_on` says, given how many things it has done.
+    fn admit(self: &Rc<Scene>, goes_on: impl Fn(&Scene, u64) -> bool + 'static) {
+        self.clients.set(self.clients.get() + 1);
+        self.be_rough(true);
+        let scene = self.clone();
+        self.world.spawn(async move {
+            let mut steps = 0;
+            while goes_on(&scene, steps) {
+                let number = scene.begun.replace(scene.begun.get() + 1);
+                scene.requests.borrow_mut().insert(number);
+                scene.step().await;
+                scene.requests.borrow_mut().remove(&number);
+                steps += 1;
+            }
+            scene.clients.set(scene.clients.get() - 1);
+            if scene.clients.get() == 0 {
+                scene.be_rough(false);
+            }
+        });
+    }
+
+    /// Connections are cut only while clients come and go by themselves.
+    fn be_rough(&self, is_rough: bool) {
+        if let Some(sessions) = self.door.sessions() {
+            sessions.be_rough(is_rough);
         }
     }
 
@@ -306,7 +382,7 @@ impl Scene {
             let len = (128 << 10).min(size - at);
             if self.read(at, len).await.is_err() {
                 // Block by block: what can be read must be right.
-                let block = u64::from(self.array.info().read_block_bytes).max(4096);
+                let block = u64::from(self.door.info().read_block_bytes).max(4096);
                 for place in (at..at + len).step_by(block as usize) {
                     self.read(place, block.min(size - place)).await.ok();
                 }

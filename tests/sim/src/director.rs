@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use raidd::engine::create::NewMember;
 use raidd::engine::{ArrayStatus, Health, MemberState, Phase, Refusal};
-use raidd::io::Clock;
+use raidd::io::{Clock, Spawn};
 
 use crate::clients::Scene;
 use crate::disk::{Ability, Disk, Platter};
@@ -57,6 +57,10 @@ pub struct Tally {
     pub refusals: u64,
     /// Starts by force.
     pub forced: u64,
+    /// NBD connections.
+    pub connections: u64,
+    /// Of these, cut.
+    pub cuts: u64,
 }
 
 impl Tally {
@@ -64,6 +68,9 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         let Tally { kills, power_cuts, stops, failed, write_errors, deaths, .. } = other;
         let Tally { returns, unreadable, slow, full, flush_errors, refusals, forced, .. } = other;
+        let Tally { connections, cuts, .. } = other;
+        self.connections += connections;
+        self.cuts += cuts;
         let Tally { hangs, added, re_added, replaced, removed, scrubs, .. } = other;
         self.hangs += hangs;
         self.added += added;
@@ -145,6 +152,17 @@ impl Atlas {
             }
         }
         slots
+    }
+
+    /// A disk is sound again if nothing is wrong with it now.
+    fn acquit(&self, number: usize) {
+        let faults = self.disks[number].faults();
+        let breaks = faults.dead.get()
+            || faults.writes_left.get().is_some()
+            || faults.flush_fails.get()
+            || faults.hangs.get() > 0
+            || !faults.unreadable.borrow().is_empty();
+        self.impaired[number].set(breaks);
     }
 
     /// Nothing is wrong with any disk any more, but for what they have missed.
@@ -319,7 +337,7 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
             return world.say(|| format!("director: {} is slow", label(disk)));
         }
         Action::Mend => {
-            for (disk, impaired) in atlas.disks.iter().zip(&atlas.impaired) {
+            for disk in &atlas.disks {
                 let faults = disk.faults();
                 faults.slow.set(1);
                 faults.full.set(false);
@@ -329,10 +347,11 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
                 }
                 if !faults.dead.get() && !faults.unreadable.borrow().is_empty() {
                     faults.unreadable.borrow_mut().clear();
-                    let breaks = faults.writes_left.get().is_some()
-                        || faults.flush_fails.get()
-                        || faults.hangs.get() > 0;
-                    impaired.set(breaks);
+                    let (scene, atlas, number) = (scene.clone(), atlas.clone(), disk.number() as usize);
+                    world.spawn(async move {
+                        scene.outlive_requests().await;
+                        atlas.acquit(number);
+                    });
                 }
             }
             return world.say(|| "director: what was slow or unreadable is no longer");

@@ -663,6 +663,10 @@ impl Device for Disk {
         Ok(())
     }
 
+    fn in_flight(&self) -> usize {
+        self.platter.busy()
+    }
+
     async fn flush(&self) -> Result<(), IoError> {
         let begun = self.platter.store().begin_flush();
         self.begin(Kind::Flush(begun), 0, 0, false).await.0

@@ -116,6 +116,10 @@ fn one(seed: u64, profile: Profile, arguments: &Arguments) -> ExitCode {
         println!("{}\n    {why}", command(seed, profile, narrow));
         return ExitCode::FAILURE;
     }
+    if arguments.trace {
+        // What the engine itself has to say goes between what the world says.
+        tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false).init();
+    }
     let report = run(seed, profile, narrow, arguments.trace);
     println!("{report:#?}");
     if report.failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

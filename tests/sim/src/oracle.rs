@@ -149,6 +149,11 @@ impl Oracle {
         self.writes[number as usize].wavering = true;
     }
 
+    /// The answer to a write was lost, and it is not under way any more: it was done or not, but not by halves.
+    pub fn lose_answer(&mut self, number: Number) {
+        self.end(number);
+    }
+
     fn end(&mut self, number: Number) {
         self.writes[number as usize].over = self.tick();
         self.under_way.retain(|&(other, ..)| other != number);

@@ -68,6 +68,9 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         world.tell_all();
         println!("{plan:#?}");
     }
+    if plan.sessions {
+        world.wait_no_longer_than(Duration::from_secs(1));
+    }
     let disks = plan.platters();
     endow(&disks, world.dice());
     let run = Run {
@@ -92,7 +95,11 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         checked: run.done.checked.get(),
         disk_ops,
         steps: run.world.steps(),
-        tally: *run.atlas.tally.borrow(),
+        tally: Tally {
+            connections: run.done.connections.get(),
+            cuts: run.done.cuts.get(),
+            ..*run.atlas.tally.borrow()
+        },
     };
     drop(run);
     let leak = check_memory().err();
@@ -203,7 +210,9 @@ impl Run {
     fn return_disks(&self) -> Vec<Platter> {
         let dice = self.world.dice();
         let mut present = Vec::new();
-        let newest = self.atlas.disks.iter().filter_map(|disk| Some(superblock(disk)?.events)).max();
+        // Spares have no data, whatever they have heard of.
+        let held = self.atlas.disks.iter().filter_map(superblock).filter(|it| it.role().slot().is_some());
+        let newest = held.map(|superblock| superblock.events).max();
         for (disk, impaired) in self.atlas.disks.iter().zip(&self.atlas.impaired) {
             let faults = disk.faults();
             let was_bad = faults.dead.get()
@@ -496,22 +505,31 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         return Ok(());
     }
     let claimed: Vec<Option<usize>> = model.disks();
+    let mut unrecorded = false;
     for member in &status.members {
         let (Some(slot), Some(path)) = (member.slot, &member.path) else { continue };
         let disk = atlas.disk(path);
         let is_in_sync = member.state == Some(raidd::engine::MemberState::InSync);
         let is_claimed = claimed[slot.index()] == Some(disk);
         if is_in_sync && status.phase == Phase::Clean && !is_claimed {
-            return Err(format!("{path} is in sync, but the members' superblocks do not know it"));
+            let what = superblocks(&atlas.disks);
+            return Err(format!("{path} is in sync, but the members' superblocks do not know it: {what}"));
         }
         // One that takes no writes any more can record nothing, and acknowledges none.
         let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
         let records = status.phase != Phase::ReadOnly && !is_full;
-        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed && records {
-            return Err(format!("{path} is faulty, but the members' superblocks do not know it"));
+        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed {
+            if records {
+                let what = superblocks(&atlas.disks);
+                return Err(format!("{path} is faulty, but the members' superblocks do not know it: {what}"));
+            }
+            unrecorded = true;
         }
     }
-    let torn = model.inconsistent();
+    let mut torn = model.inconsistent();
+    if unrecorded {
+        torn.retain(|&at| !model.admits(at as u64));
+    }
     if !torn.is_empty() {
         return Err(format!("redundancy disagrees at {torn:?}, and all is said to be well"));
     }
@@ -523,6 +541,9 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
             superblocks(&atlas.disks)
         ));
     }
+    if unrecorded {
+        return Ok(());
+    }
     let mut oracle = scene.oracle.borrow_mut();
     model.each_copy(|disk, at, bytes| {
         oracle.check_now(at, bytes).map_err(|why| format!("on disk{disk}: {why}"))
@@ -530,15 +551,26 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
 }
 
 async fn stop(scene: &Rc<Scene>, atlas: &Rc<Atlas>) {
+    if scene.door.sessions().is_some() && scene.world.random(2) == 0 {
+        // Sessions stop while there is work for them.
+        scene.open_shortly();
+        scene.world.sleep(Duration::from_micros(scene.world.random(1000))).await;
+    }
     scene.stopping.set(true);
     let (impatient, disks) = (scene.world.clone(), atlas.clone());
     scene.world.spawn(async move {
         impatient.sleep(PATIENCE).await;
         release(&disks, &impatient);
     });
+    if let Some(sessions) = scene.door.sessions() {
+        sessions.stop().await;
+    }
     let result = scene.array.stop().await;
     scene.world.say(|| format!("run: stopped: {result:?}"));
     scene.close().await;
+    if let Some(sessions) = scene.door.sessions() {
+        sessions.gone().await;
+    }
     let within = scene.plan.profile == Profile::Within;
     if within && result.is_err() && !scene.full.get() {
         return scene.world.fail(format!("it could not be stopped: {result:?}"));

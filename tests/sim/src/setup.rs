@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use raidd::engine::{Array, AssembleOptions, Found, Memory, Refusal, assemble, create, load};
-use raidd::io::Pool;
+use raidd::io::{MAX_BUF_BYTES, Pool};
 use raidd::md::create::{CreateSpec, plan};
 use raidd::md::{Bitmap, Created};
+use raidd::nbd::{MESSAGE_BYTES_PER_CONNECTION, Pools};
 use raidd::units::Sector;
 
 use crate::disk::{Disk, Platter};
@@ -108,6 +109,7 @@ pub fn platters(shape: &Shape, seed: u64) -> Vec<Platter> {
 thread_local! {
     static MEMORY: RefCell<Option<Memory>> = const { RefCell::new(None) };
     static PAYLOADS: RefCell<Option<Pool>> = const { RefCell::new(None) };
+    static SESSIONS: RefCell<Option<Pools>> = const { RefCell::new(None) };
 }
 
 /// The engine's memory; one for all runs of a thread, which gives it back each time.
@@ -122,21 +124,32 @@ pub fn payloads() -> Pool {
     PAYLOADS.with_borrow_mut(|pool| pool.get_or_insert_with(new).clone())
 }
 
+/// Memory of NBD sessions, scarce; as above.
+pub fn session_pools() -> Pools {
+    let pool = |bytes| Pool::new(bytes).expect("a little address space");
+    let new =
+        || Pools { messages: pool(4 * MESSAGE_BYTES_PER_CONNECTION), payloads: pool(4 * MAX_BUF_BYTES) };
+    SESSIONS.with_borrow_mut(|pools| pools.get_or_insert_with(new).clone())
+}
+
 /// Forgets this thread's memory: some of it is in the hands of what panicked.
 pub fn forget_memory() {
     MEMORY.set(None);
     PAYLOADS.set(None);
+    SESSIONS.set(None);
 }
 
 /// Whether all memory of this thread has come back.
 pub fn check_memory() -> Result<(), String> {
-    let memory = memory();
+    let (memory, sessions) = (memory(), session_pools());
     let pools = [
         ("scratch", &memory.scratch),
         ("edges", &memory.edges),
         ("rescue", &memory.rescue),
         ("metadata", &memory.metadata),
         ("payloads", &payloads()),
+        ("the sessions' messages", &sessions.messages),
+        ("the sessions' payloads", &sessions.payloads),
     ];
     for (name, pool) in pools {
         if pool.free_bytes() != pool.total_bytes() {

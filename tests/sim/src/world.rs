@@ -54,6 +54,8 @@ struct Inner {
     hash: Cell<u64>,
     telling: Cell<bool>,
     slowness: Cell<u64>,
+    /// Events as far away as this do not come while tasks are ready.
+    far: Cell<u64>,
 }
 
 struct TaskWaker {
@@ -147,6 +149,7 @@ impl World {
             hash: Cell::new(seed),
             telling: Cell::new(false),
             slowness: Cell::new(1),
+            far: Cell::new(u64::MAX),
         }))
     }
 
@@ -168,6 +171,17 @@ impl World {
     /// How many times as long as usual disks take.
     pub fn slowness(&self) -> u64 {
         self.0.slowness.get()
+    }
+
+    /// While tasks are ready the clock moves by less than this at once. A peer's patience is not to end while nobody
+    /// lets it have its turn.
+    pub fn wait_no_longer_than(&self, far: Duration) {
+        self.0.far.set(far.as_nanos() as u64);
+    }
+
+    fn has_event_near(&self) -> bool {
+        let next = self.0.events.borrow().peek().map(|event| event.when);
+        next.is_some_and(|when| when.saturating_sub(self.0.now.get()) < self.0.far.get())
     }
 
     /// Everything stops so many steps from now.
@@ -359,7 +373,7 @@ impl World {
             match ready.len() {
                 0 => None,
                 1 if self.random(16) > 0 => ready.pop(),
-                _ if self.random(16) == 0 && !self.0.events.borrow().is_empty() => None,
+                _ if self.random(16) == 0 && self.has_event_near() => None,
                 count => {
                     let index = self.random(count as u64) as usize;
                     Some(ready.swap_remove(index))

@@ -15,6 +15,11 @@ fn smoke(profile: Profile, seeds: u64) {
         "hardly any crashes: {:?}",
         totals.tally
     );
+    assert!(
+        totals.tally.connections > 500 && totals.tally.cuts > 100,
+        "hardly any sessions: {:?}",
+        totals.tally
+    );
 }
 
 #[test]
@@ -29,14 +34,17 @@ fn beyond_redundancy_there_are_errors_but_no_wrong_bytes() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
+    let mut cuts = 0;
     for seed in 1000..1060 {
         for profile in [Profile::Within, Profile::Beyond] {
             let runs = [(); 2].map(|()| run(seed, profile, Narrow::default(), false));
             assert_eq!(runs[0].hash, runs[1].hash, "seed {seed}, {profile:?}");
             assert_eq!(runs[0].steps, runs[1].steps, "seed {seed}, {profile:?}");
             assert_eq!(runs[0].failure, None);
+            cuts += runs[0].tally.cuts;
         }
     }
+    assert!(cuts > 0, "no seed with sessions");
 }
 
 #[test]
