@@ -57,6 +57,8 @@ pub(super) struct Logs {
     signature: u32,
     room_bytes: u64,
     tells: bool,
+    /// The array may do things on its own.
+    pub is_started: Cell<bool>,
 }
 
 /// The log of one slot.
@@ -205,6 +207,7 @@ impl Logs {
             signature: ppl::signature(set_uuid),
             room_bytes,
             tells,
+            is_started: Cell::new(false),
         }
     }
 

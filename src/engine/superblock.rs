@@ -406,6 +406,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return Ok(());
         }
         if self.replay_is_due() {
+            if !self.logs.as_ref().is_some_and(|logs| logs.is_started.get()) {
+                return Ok(());
+            }
             self.begin_logs().await?;
         }
         self.write_generation(false).await

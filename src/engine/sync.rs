@@ -95,6 +95,7 @@ impl Default for SyncTask {
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Starts what an array does on its own, if it may be written.
     pub fn start(&self) {
+        self.logs.iter().for_each(|logs| logs.is_started.set(true));
         self.kick();
     }
 
