@@ -170,7 +170,7 @@ pub fn plan_create(
         spares: spares.iter().filter_map(sectors).collect(),
         size: spec.size_bytes.map(Sector::floor),
         bitmap,
-        ppl: false,
+        ppl: spec.consistency_policy == Some(ConsistencyPolicy::Ppl),
         clean: spec.init != Init::Resync,
         set_uuid: uuid::Uuid::new_v4().into_bytes(),
         device_uuids: candidates.iter().flatten().map(|_| uuid::Uuid::new_v4().into_bytes()).collect(),

@@ -25,8 +25,8 @@ use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
 use crate::api::{
-    AssembleArray, Command, ConsistencyPolicy, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply,
-    Status, Tuning, valid_name,
+    AssembleArray, Command, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply, Status, Tuning,
+    valid_name,
 };
 use crate::control;
 use crate::engine::{self, ArrayStatus, AssembleOptions, Memory, Refusal, create};
@@ -122,12 +122,6 @@ impl Operator {
     async fn create(&self, spec: CreateArray) -> Result<Reply, Problem> {
         let invalid = |why: String| problem(ProblemCode::InvalidRequest, why);
         spec.check().map_err(invalid)?;
-        if spec.consistency_policy == Some(ConsistencyPolicy::Ppl) {
-            return Err(problem(
-                ProblemCode::Unsupported,
-                "raidd cannot write a partial parity log yet: use --consistency-policy bitmap",
-            ));
-        }
         let level = Level::from_md(i32::from(spec.level_number().map_err(invalid)?));
         let level = level.ok_or_else(|| internal("a level that was checked is unknown"))?;
         let layout = match &spec.layout {

@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use super::bitmap::Intent;
 use super::deadline::Deadlines;
 use super::locks::RowLocks;
+use super::ppl_log::Logs;
 use super::repair::Mending;
 use super::roster::Roster;
 use super::state::{Phase, State};
@@ -66,6 +67,8 @@ pub struct Array<D, R> {
     /// The write-intent bitmap, where the array has one, and the lane in which it is written.
     pub(super) intent: Option<RefCell<Intent>>,
     pub(super) bitmap_lane: RowLocks,
+    /// The partial parity logs, where the array has them.
+    pub(super) logs: Option<Logs>,
     /// Who is in the array is changed by one operator at a time.
     pub(super) changes: RowLocks,
     pub(super) mending: Mending,

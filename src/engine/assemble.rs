@@ -28,11 +28,13 @@ use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::ppl;
+use super::ppl_log::{Logs, room_bytes};
 use super::ranges::RowSet;
 use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
+use crate::md::ppl::PPL_HEADER_BYTES;
 use crate::md::{Bitmap, Features, Role, Superblock, format_uuid};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
@@ -79,10 +81,14 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     check_blocks(&geometry, &seating, &found, block_bytes)?;
     let mut start = decide(&truth, &geometry, &seating, &found, options)?;
     if start.replay {
-        let told = ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await?;
+        let told = ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await;
         distrust_logs(&mut start, &truth, told, options)?;
     }
 
+    let logs = truth.has_ppl().then(|| {
+        let room = seated(&seating, &found).map(|member| room_bytes(member.superblock.ppl_size())).min();
+        Logs::new(seating.slots.len(), &truth.set_uuid, room.unwrap_or(0), start.replay)
+    });
     let deadlines = Deadlines::new(runtime);
     let intent = found[seating.freshest].bitmap.take();
     let intent = intent.map(|bitmap| intent_of(bitmap, &truth, &geometry, block_bytes)).transpose()?;
@@ -150,6 +156,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             lane: Default::default(),
             intent,
             bitmap_lane: Default::default(),
+            logs,
             changes: Default::default(),
             mending: Default::default(),
             turn: Cell::new(0),
@@ -302,7 +309,8 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     let mut seating =
         Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
     for (index, superblock) in superblocks.iter().enumerate() {
-        let role = match mutant::is(Mutant::IgnoreRoles) {
+        let trusts = mutant::is(Mutant::TrustStale) && superblock.events.0.saturating_add(1) < truth.events.0;
+        let role = match mutant::is(Mutant::IgnoreRoles) || trusts {
             true => superblock.role(),
             false => truth.role_of(superblock.dev_number),
         };
@@ -510,6 +518,8 @@ struct Start {
     degraded: bool,
     /// Rows may be torn: what was filled of members that are not whole is not believed.
     torn: bool,
+    /// What the superblocks say of it.
+    resync_offset: Sector,
 }
 
 /// Where a partial parity log is damaged, nobody can tell which parity is torn.
@@ -524,13 +534,19 @@ fn distrust_logs(
     }
     if start.degraded {
         return Err(Refusal::DirtyDegraded(format!(
-            "{} was not stopped cleanly, a member is missing, and a partial parity log is damaged: where it was being \
-             written, missing data may be worked out wrong; bring the missing member back, or accept that with --force",
+            "{} was not stopped cleanly, a member is missing, and a partial parity log is not there or damaged: where it \
+             was being written, missing data may be worked out wrong; bring the missing member back, or accept that with \
+             --force",
             truth.name()
         )));
     }
-    start.resync = Some((Sector::ZERO, Trust::Unclean));
+    start.resync = Some((start.resync_offset, Trust::Unclean));
     Ok(())
+}
+
+/// All that hold a slot.
+fn seated<'a, D>(seating: &Seating, found: &'a [Found<D>]) -> impl Iterator<Item = &'a Found<D>> {
+    seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten().map(|index| &found[index])
 }
 
 fn decide<D: Device>(
@@ -562,7 +578,7 @@ fn decide<D: Device>(
     let resync_offset = resync_offset.unwrap_or(truth.resync_offset);
     let degraded = present < slots;
     let mut resync = None;
-    if truth.level != 0 && resync_offset != Sector::MAX && !truth.has_ppl() {
+    if truth.level != 0 && resync_offset != Sector::MAX && (!truth.has_ppl() || options.fresh) {
         let parity = matches!(geometry, Geometry::Parity(_));
         if degraded && parity && !options.fresh {
             if !options.force && !mutant::is(Mutant::StartDirtyDegraded) {
@@ -587,9 +603,9 @@ fn decide<D: Device>(
         resync = redundant.then_some((resync_offset, trust));
     }
     let read_only = read_only_reason(truth, seated.map(|index| &found[index]), options);
-    let replay = truth.has_ppl() && resync_offset != Sector::MAX;
+    let replay = truth.has_ppl() && resync_offset != Sector::MAX && !options.fresh;
     let torn = truth.level != 0 && resync_offset != Sector::MAX && !options.fresh;
-    Ok(Start { read_only, resync, replay, degraded, torn })
+    Ok(Start { read_only, resync, replay, degraded, torn, resync_offset })
 }
 
 /// Why the array can only be served read-only, if so.
@@ -604,5 +620,10 @@ fn read_only_reason<'a, D: Device + 'a>(
     if let Some(member) = seated.clone().find(|member| member.device.info().read_only) {
         return Some(format!("{} is read-only", member.label));
     }
-    truth.has_ppl().then(|| "it has a partial parity log, which raidd cannot write yet".into())
+    let has_room = |member: &Found<D>| {
+        let block = member.device.info().read_block_bytes as usize;
+        room_bytes(member.superblock.ppl_size()) >= PPL_HEADER_BYTES as u64 && block <= PPL_HEADER_BYTES
+    };
+    let member = seated.clone().find(|member| truth.has_ppl() && !has_room(member))?;
+    Some(format!("the partial parity log of {} is too small for its blocks", member.label))
 }

@@ -15,6 +15,9 @@ use crate::md::create::Created;
 /// tables, and the superblocks of most filesystems.
 const HEAD_BYTES: usize = 4096;
 
+/// What is written at a time: a pool for metadata has several of it.
+const STEP_BYTES: usize = 64 << 10;
+
 /// A device that is to be a member, in the order of `Created::superblocks`.
 pub struct NewMember<D> {
     /// The device, opened for writing.
@@ -79,11 +82,11 @@ async fn write_bytes<D: Device>(
     bytes: &[u8],
 ) -> Result<(), IoError> {
     let block = device.info().write_block_bytes as usize;
-    for (number, part) in bytes.chunks(MAX_BUF_BYTES).enumerate() {
+    for (number, part) in bytes.chunks(STEP_BYTES).enumerate() {
         let mut buf = pool.alloc(part.len().next_multiple_of(block)).await;
         buf.zero();
         buf[..part.len()].copy_from_slice(part);
-        let at = offset_bytes + (number * MAX_BUF_BYTES) as u64;
+        let at = offset_bytes + (number * STEP_BYTES) as u64;
         device.write(at, vec![buf.freeze()], Fua::Yes).await?;
     }
     Ok(())

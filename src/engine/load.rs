@@ -5,11 +5,14 @@ use std::ops::Range;
 
 use super::bitmap::bitmap_offset_bytes;
 use super::error::Refusal;
-use crate::io::{Device, MAX_BUF_BYTES, Pool};
+use crate::io::{Device, Pool};
 use crate::md::{
     self, Bitmap, BitmapSuperblock, Features, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock,
 };
 use crate::units::{SECTOR_BYTES, Sector};
+
+/// What is read at a time: a pool for metadata has several of it, so nobody waits until all of it is free.
+const STEP_BYTES: u64 = 64 << 10;
 
 /// A device and the metadata found on it.
 pub struct Found<D> {
@@ -153,7 +156,7 @@ pub(super) async fn read_bytes<D: Device>(
     let skip = (offset_bytes - at) as usize;
     let mut bytes = Vec::with_capacity((end - at) as usize);
     while at < end {
-        let buf = pool.alloc((end - at).min(MAX_BUF_BYTES as u64) as usize).await;
+        let buf = pool.alloc((end - at).min(STEP_BYTES) as usize).await;
         let read = device.read(at, buf).await;
         let buf = read.map_err(|error| Refusal::Unreadable { member: label.to_owned(), error })?;
         bytes.extend_from_slice(&buf);

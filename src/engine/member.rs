@@ -90,6 +90,16 @@ pub(super) struct Member<D> {
     pub awaited: Cell<usize>,
 }
 
+/// A sector, counted from where a buffer begins, and what it reads as.
+type Replayed = (u64, [u8; SECTOR_BYTES as usize]);
+
+fn lay(replayed: &[Replayed], buf: &mut Buf) {
+    for (sector, parity) in replayed {
+        let at = (sector * SECTOR_BYTES) as usize;
+        buf[at..at + parity.len()].copy_from_slice(parity);
+    }
+}
+
 impl<D: Device> Member<D> {
     /// Whether these sectors of its data area are right.
     pub fn holds(&self, rows: &Range<u64>) -> bool {
@@ -162,25 +172,26 @@ impl<D: Device> Member<D> {
 
     /// Fills `buf` from a sector of the data area.
     pub async fn read(&self, sector: Sector, buf: Buf) -> Result<Buf, IoError> {
+        // As it is now: what is replayed is on the device before it is forgotten, but this read may come before that.
+        let replayed = self.replayed_in(sector, buf.len());
         let result = self.bound(0, self.device.read(self.place(sector), buf)).await;
         let mut buf = result.inspect_err(|error| {
             self.read_errors.set(self.read_errors.get() + 1);
             tracing::warn!(member = self.label, %sector, %error, "read failed");
         })?;
-        self.overlay(sector, &mut buf);
+        lay(&replayed, &mut buf);
         Ok(buf)
     }
 
-    fn overlay(&self, sector: Sector, buf: &mut Buf) {
+    /// Puts into `buf`, which is for these sectors, what was replayed of them.
+    pub fn lay_replayed(&self, sector: Sector, buf: &mut Buf) {
+        lay(&self.replayed_in(sector, buf.len()), buf);
+    }
+
+    fn replayed_in(&self, sector: Sector, len: usize) -> Vec<Replayed> {
+        let end = sector.0 + len as u64 / SECTOR_BYTES;
         let replayed = self.replayed.borrow();
-        if replayed.is_empty() {
-            return;
-        }
-        for (i, bytes) in buf.chunks_exact_mut(SECTOR_BYTES as usize).enumerate() {
-            if let Some(parity) = replayed.get(&(sector.0 + i as u64)) {
-                bytes.copy_from_slice(parity);
-            }
-        }
+        replayed.range(sector.0..end).map(|(&at, &parity)| (at - sector.0, parity)).collect()
     }
 
     /// Writes at a sector of the data area.

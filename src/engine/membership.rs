@@ -3,8 +3,8 @@
 //! Invariants:
 //! - One change at a time; each is durable in the superblocks of all live members before it is answered.
 //! - A device is written only after everything that could refuse it has been looked at.
-//! - A member is given a slot only after it has the whole bitmap (`bitmap`), and with no await between the last page of
-//!   it and the seat; from then on every write of its rows reaches it.
+//! - A member is given a slot only after it has the whole bitmap (`bitmap`) and a log (`ppl_log`), and with no await
+//!   between the last write of these and the seat; from then on every write of its rows reaches it.
 //! - Whoever comes back is caught up by the bitmap only if no bit has been cleared since it left, and only in the slot
 //!   that it had.
 
@@ -19,6 +19,7 @@ use super::error::Refusal;
 use super::load::Found;
 use super::member::{Member, MemberState};
 use super::plan::Trust;
+use super::ppl_log::room_bytes;
 use super::state::{Health, Phase};
 use crate::io::{Device, Fua, IoError, Runtime};
 use crate::layout::Level;
@@ -101,17 +102,29 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         Some((slot, spare.clone()))
     }
 
-    /// Whether a spare has the room for data and bitmap. Those that were added here have; others may have been made by
+    /// Whether a spare has the room for data, bitmap and log. Those that were added here have; others may have been made by
     /// anybody.
     fn is_fit(&self, spare: &Member<D>) -> bool {
         let superblock = &spare.superblock;
         let bitmap = self.intent.as_ref().map_or(0, |intent| intent.borrow().total_bytes());
         let has_bitmap = superblock.feature_map.contains(Features::BITMAP) == self.has_bitmap();
         let room = bitmap == 0 || superblock.bitmap_room().is_some_and(|room| room.bytes() >= bitmap);
+        let log = match &self.logs {
+            None => !superblock.has_ppl(),
+            Some(logs) => superblock.has_ppl() && room_bytes(superblock.ppl_size()) >= logs.room_bytes(),
+        };
         spare.state.get() == MemberState::Spare
             && superblock.data_size.0 >= self.used_sectors()
             && has_bitmap
             && room
+            && log
+    }
+
+    /// What a member is given before a slot: the bitmap, or the log. The caller holds the bitmap's lane, and seats it with
+    /// no await in between.
+    async fn prepare(&self, member: &Member<D>) -> Result<(), IoError> {
+        self.write_whole_bitmap(member).await?;
+        self.give_log(member).await
     }
 
     /// Gives vacant slots to spares, durably.
@@ -123,7 +136,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         while let Some((slot, spare)) = self.due_spare().filter(|_| self.goes_on()) {
             let seated = {
                 let _bitmap = self.bitmap_lane.lock(0..1).await;
-                let written = self.write_whole_bitmap(&spare).await;
+                let written = self.prepare(&spare).await;
                 match written {
                     Ok(())
                         if self
@@ -137,8 +150,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                     }
                     Ok(()) => false,
                     Err(error) => {
-                        spare.note_write_error("bitmap write", &error);
-                        self.fail_member(&spare, "it could not take the bitmap");
+                        spare.note_write_error("bitmap or log write", &error);
+                        self.fail_member(&spare, "it could not take the bitmap or the log");
                         false
                     }
                 }
@@ -295,9 +308,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         {
             let _bitmap = self.bitmap_lane.lock(0..1).await;
-            self.write_whole_bitmap(&spare).await.map_err(|error| Refusal::WriteFailed {
+            self.prepare(&spare).await.map_err(|error| Refusal::WriteFailed {
                 member: new.to_owned(),
-                what: "writing the bitmap",
+                what: "writing the bitmap or the log",
                 error,
             })?;
             let Some(slot) = replaceable(&old).filter(|_| spare.state.get() == MemberState::Spare) else {

@@ -12,7 +12,8 @@
 //! 1. *Acknowledge last.* A write is answered when every in-sync member it concerns has it, or the failure of those
 //!    that do not is durable in the superblocks of the survivors: `settle`, then `persist`.
 //! 2. *Dirty first.* No data is written before all superblocks say dirty, durably: `activate`. Clean is written only
-//!    after a flush of all members during and after which nobody wrote: `go_clean`.
+//!    after a flush of all members during and after which nobody wrote: `go_clean`. Where there are partial parity logs,
+//!    *log before data*: `ppl_log`.
 //! 3. *Flush is the array's*, not a connection's: every member, every time.
 //! 4. *Row locks* cover writes, degraded reads and resync. Lock, then edge buffers, then scratch buffers: in that order
 //!    and never back, so nobody waits in a ring.
@@ -40,6 +41,8 @@ mod mirror;
 pub mod mutant;
 mod plan;
 mod ppl;
+mod ppl_log;
+mod ppl_write;
 mod ranges;
 mod read_only;
 mod recovery;

@@ -16,6 +16,12 @@ pub enum Mutant {
     ClearBitsDegraded,
     /// Data is written before the superblocks say dirty (law 2).
     WriteBeforeDirty,
+    /// Data is written without an entry in the partial parity log (law 2).
+    SkipPplWrite,
+    /// Data is written before its entry in the partial parity log (law 2).
+    DataBeforePpl,
+    /// The partial parity log is written anew while what it protects is being written (law 2).
+    ReusePplEarly,
     /// Clean is written without a flush of the members (law 2).
     CleanWithoutFlush,
     /// Clean is written although somebody writes (law 2).
@@ -77,6 +83,9 @@ impl Mutant {
         Mutant::BitAfterData,
         Mutant::ClearBitsDegraded,
         Mutant::WriteBeforeDirty,
+        Mutant::SkipPplWrite,
+        Mutant::DataBeforePpl,
+        Mutant::ReusePplEarly,
         Mutant::CleanWithoutFlush,
         Mutant::CleanWhileWriting,
         Mutant::ForgetOneFlush,

@@ -1,12 +1,13 @@
 //! Replaying partial parity logs, in memory: a RAID5 that was being written when it stopped, with a log of what was
-//! under way, has its torn parity told by the log. The array is served read-only, so nothing is written back; reads of
-//! those sectors of parity give what the log makes of them.
+//! under way, has its torn parity told by the log. Reads of those sectors of parity give what the log makes of them,
+//! until that is written to the members (`ppl_log`), which a read-only array never does.
 //!
 //! As md does it (raid5-ppl.c, `ppl_recover_entry`): from each member's current header, every entry whose checksum holds
 //! makes new parity for its rows, of the partial parity and of the data chunks that were being written, unless one of
-//! those is missing. Missing is also what a member does not hold: above what is rebuilt of it, or in bad blocks.
+//! those is missing. Missing is also what a member does not hold: above what is rebuilt of it, or in bad blocks. An entry
+//! whose checksum does not hold is of a log write that was cut off, and what it was for has not begun. (md compares
+//! everything then if it can; but that is of no use to whoever lacks a member, and not needed.)
 
-use super::error::Refusal;
 use super::load::{Found, read_bytes};
 use crate::io::{Device, Pool};
 use crate::layout::{Geometry, Parity};
@@ -14,57 +15,100 @@ use crate::md::{Superblock, ppl};
 use crate::parity;
 use crate::units::{SECTOR_BYTES, Sector};
 
-/// The sectors of parity that an entry makes: (member sector, the array sectors whose data goes into it).
-struct Line {
-    parity: Sector,
-    changed: Vec<Sector>,
+/// Sectors that are replayed at a time, 64 KiB.
+const RUN_SECTORS: u64 = 128;
+/// Sectors of parity that all logs together may tell of, 128 MiB: all that md's stripe cache holds at its largest.
+const REPLAYED_MAX: u64 = 1 << 18;
+
+/// The rows of a stripe that an entry is about.
+struct Span {
+    /// The array sector that it begins with.
+    first: u64,
+    height: u64,
+    /// Data chunks that were being written, at most.
+    count: u64,
+    /// Array sectors from here on were not written.
+    end: u64,
 }
 
-/// Replays all logs. False if one of a member in sync has no valid header or an entry that is damaged: then there may
-/// be torn parity that nobody tells of.
+/// Replays all logs. False if one of a member in sync has no valid header: then nobody tells what was being written.
 pub(super) async fn replay<D: Device>(
     truth: &Superblock,
     geometry: &Geometry,
     slots: &[(Option<usize>, Option<usize>)],
     found: &mut [Found<D>],
     pool: &Pool,
-) -> Result<bool, Refusal> {
-    let Geometry::Parity(geometry) = geometry else { return Ok(true) };
+) -> bool {
+    let Geometry::Parity(geometry) = geometry else { return true };
     let signature = ppl::signature(&truth.set_uuid);
-    let mut told = true;
-    for index in slots.iter().filter_map(|&(main, _)| main) {
+    let (mut told, mut replayed) = (true, 0);
+    for index in slots.iter().filter_map(|&(main, other)| main.or(other)) {
         let log = std::mem::take(&mut found[index].ppl_log);
         let in_sync = found[index].superblock.recovered() == Sector::MAX;
         let Some(current) = ppl::current_entries(&log, signature) else {
             told &= !in_sync;
             continue;
         };
-        told &= !in_sync || current.entries.iter().all(|entry| entry.checksum_ok);
         for entry in current.entries.iter().filter(|entry| entry.checksum_ok) {
-            let partial = &log[entry.parity.clone()];
-            for (number, line) in lines(geometry, entry).into_iter().enumerate() {
-                let mut data = Vec::new();
-                for &sector in &line.changed {
-                    data.extend(data_sector(geometry, slots, found, pool, sector).await?);
-                }
-                if data.len() < line.changed.len() || line.changed.is_empty() {
-                    continue; // What was being written is not all there: its parity stays as it is.
-                }
-                let at = number * SECTOR_BYTES as usize;
-                let sources = data.iter().map(|sector| &sector[..]);
-                let sources: Vec<&[u8]> =
-                    sources.chain(partial.get(at..at + SECTOR_BYTES as usize)).collect();
-                let mut made = [0; SECTOR_BYTES as usize];
-                parity::xor(&sources, &mut made);
-                found[index].replayed.insert(line.parity.0, made);
+            let Some(span) = span(geometry, entry) else { continue };
+            replayed += span.height;
+            if replayed > REPLAYED_MAX {
+                return false;
             }
+            let partial = &log[entry.parity.clone()];
+            replay_span(geometry, slots, found, index, pool, &span, partial).await;
         }
     }
-    Ok(told)
+    told
 }
 
-/// The rows that an entry is about, sector by sector. None for an entry that makes no sense in this geometry.
-fn lines(geometry: &Parity, entry: &ppl::Entry) -> Vec<Line> {
+/// Works out the parity of one entry's rows, for the member `index`.
+async fn replay_span<D: Device>(
+    geometry: &Parity,
+    slots: &[(Option<usize>, Option<usize>)],
+    found: &mut [Found<D>],
+    index: usize,
+    pool: &Pool,
+    span: &Span,
+    partial: &[u8],
+) {
+    let mut line = 0;
+    while line < span.height {
+        let (changed, len) = span.run(geometry.chunk().0, line);
+        let place = geometry.locate(Sector(span.first + line));
+        let row = geometry.stripe(place.stripe).sector + place.offset;
+        let mut data = Vec::new();
+        for &sector in &changed {
+            data.push(data_run(geometry, slots, found, pool, sector, len).await);
+        }
+        for number in 0..len {
+            // Where something that was being written is not there, parity stays as it is.
+            let sectors: Option<Vec<&[u8]>> = data.iter().map(|run| run.sector(number)).collect();
+            let Some(mut sources) = sectors.filter(|sectors| !sectors.is_empty()) else { continue };
+            sources.extend(partial.chunks_exact(SECTOR_BYTES as usize).nth((line + number) as usize));
+            let mut made = [0; SECTOR_BYTES as usize];
+            parity::xor(&sources, &mut made);
+            found[index].replayed.insert(row.0 + number, made);
+        }
+        line += len;
+    }
+}
+
+impl Span {
+    /// The array sectors in line `line` that were being written, and for how many lines it is the same chunks.
+    fn run(&self, chunk: u64, line: u64) -> (Vec<u64>, u64) {
+        let mut len = RUN_SECTORS.min(self.height - line).min(chunk - (self.first + line) % chunk);
+        let mut changed = Vec::new();
+        for sector in (0..self.count).map(|d| self.first + line + d * chunk).filter(|&at| at < self.end) {
+            changed.push(sector);
+            len = len.min(self.end - sector);
+        }
+        (changed, len)
+    }
+}
+
+/// None for an entry that makes no sense in this geometry.
+fn span(geometry: &Parity, entry: &ppl::Entry) -> Option<Span> {
     let chunk = geometry.chunk().0;
     let first = entry.data_sector.0;
     let (data, partial) =
@@ -82,34 +126,56 @@ fn lines(geometry: &Parity, entry: &ppl::Entry) -> Vec<Line> {
             first.saturating_add(count.saturating_sub(1).saturating_mul(chunk)).saturating_add(height),
         )
     };
-    if end > geometry.array_sectors().0 || height > chunk || count > all {
-        return Vec::new();
-    }
-    let line = |number: u64| {
-        let changed = (0..count).map(|d| first + number + d * chunk).filter(|&sector| sector < end);
-        let place = geometry.locate(Sector(first + number));
-        let parity = geometry.stripe(place.stripe).sector + place.offset;
-        Line { parity, changed: changed.map(Sector).collect() }
-    };
-    (0..height).map(line).collect()
+    let makes_sense = end <= geometry.array_sectors().0 && height <= chunk && count <= all;
+    makes_sense.then_some(Span { first, height, count, end })
 }
 
-/// One array sector from its data member, if that is here.
-async fn data_sector<D: Device>(
+/// What was read of one data chunk; sectors that are not there are holes.
+enum Run {
+    Whole(Vec<u8>),
+    Sectors(Vec<Option<Vec<u8>>>),
+}
+
+impl Run {
+    fn sector(&self, number: u64) -> Option<&[u8]> {
+        match self {
+            Run::Whole(bytes) => bytes.chunks_exact(SECTOR_BYTES as usize).nth(number as usize),
+            Run::Sectors(sectors) => sectors[number as usize].as_deref(),
+        }
+    }
+}
+
+/// Array sectors that lie in one chunk, from its data member.
+async fn data_run<D: Device>(
     geometry: &Parity,
     slots: &[(Option<usize>, Option<usize>)],
     found: &[Found<D>],
     pool: &Pool,
-    sector: Sector,
-) -> Result<Option<Vec<u8>>, Refusal> {
-    let place = geometry.locate(sector);
+    sector: u64,
+    len: u64,
+) -> Run {
+    let place = geometry.locate(Sector(sector));
     let stripe = geometry.stripe(place.stripe);
-    let Some(index) = slots[stripe.data[place.data].index()].0 else { return Ok(None) };
+    let (main, other) = slots[stripe.data[place.data].index()];
+    let Some(index) = main.or(other) else { return Run::Sectors((0..len).map(|_| None).collect()) };
     let member = &found[index];
-    let row = stripe.sector + place.offset;
-    if row >= member.superblock.recovered() || member.bad.iter().any(|bad| bad.contains(&row.0)) {
-        return Ok(None);
+    let rows = stripe.sector + place.offset;
+    let held = |from: u64, to: u64| {
+        to <= member.superblock.recovered().0
+            && !member.bad.iter().any(|bad| bad.start < to && from < bad.end)
+    };
+    let read = async |row: u64, len: u64| {
+        let at = member.superblock.data_offset + Sector(row);
+        read_bytes(&member.device, &member.label, pool, at.bytes(), len * SECTOR_BYTES).await.ok()
+    };
+    if held(rows.0, rows.0 + len)
+        && let Some(bytes) = read(rows.0, len).await
+    {
+        return Run::Whole(bytes);
     }
-    let at = member.superblock.data_offset + row;
-    read_bytes(&member.device, &member.label, pool, at.bytes(), SECTOR_BYTES).await.map(Some)
+    let mut sectors = Vec::new();
+    for row in rows.0..rows.0 + len {
+        sectors.push(if held(row, row + 1) { read(row, 1).await } else { None });
+    }
+    Run::Sectors(sectors)
 }

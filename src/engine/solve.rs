@@ -96,6 +96,12 @@ pub(super) fn parity(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
     (band.p, band.q) = (Some(p), q);
 }
 
+/// The part of new parity that data which stays has in it: what a partial parity log holds.
+pub(super) fn partial_parity(new: &[Option<Slice>], p: &[u8], out: &mut [u8]) {
+    let sources: Vec<&[u8]> = new.iter().flatten().map(|new| &new[..]).chain([p]).collect();
+    parity::xor(&sources, out);
+}
+
 /// Changes the parity that the band holds by the difference between the new data and the old that the band holds.
 pub(super) fn modify(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
     for (i, new) in new.iter().enumerate() {

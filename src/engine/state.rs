@@ -248,7 +248,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn resync_offset(&self, active: bool) -> Sector {
         let state = self.state.borrow();
         match &state.resync {
-            _ if active || !state.suspect.is_empty() => Sector::ZERO,
+            _ if active || !state.suspect.is_empty() || self.replay_is_due() => Sector::ZERO,
             None => Sector::MAX,
             Some(resync) => Sector(resync.checkpoint),
         }

@@ -27,6 +27,8 @@ pub struct ArrayStatus {
     pub has_bitmap: bool,
     /// Whether it has a partial parity log.
     pub has_ppl: bool,
+    /// Whether writes are kept in it: not while rows await resync.
+    pub ppl_is_open: bool,
     /// Seconds since 1970.
     pub created_seconds: u64,
     /// What the superblocks say.
@@ -120,6 +122,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             events: state.events,
             has_bitmap: self.has_bitmap(),
             has_ppl: superblock.has_ppl(),
+            ppl_is_open: self.logs_writes(),
             created_seconds: crate::md::superblock::unpack_seconds(superblock.ctime),
             // Clean is what the superblocks say, not what they are about to.
             phase: match state.phase {

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use super::array::{Array, cut_slices, sectors};
 use super::mutant::{self, Mutant};
 use super::plan::{self, Cell, Method, OutOfReach, Place, Situation};
+use super::ppl_log::Logs;
 use super::solve::{self, Band};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::{Parity, Stripe};
@@ -24,6 +25,13 @@ pub(super) const OUT_OF_REACH: IoError =
 
 /// What is given up where redundancy does not reach, in sectors; md's unit.
 pub(super) const LINE_SECTORS: u64 = 8;
+
+/// A band that is being written: new data by chunk.
+pub(super) struct Written<'a> {
+    pub stripe: &'a Stripe,
+    pub rows: Range<u64>,
+    pub new: &'a [Option<Slice>],
+}
 
 /// A part of one data chunk.
 struct Piece {
@@ -335,16 +343,24 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let _rows = self.locks.lock_unless(Mutant::WriteWithoutLock, rows.clone()).await;
         let _marked = self.mark(&rows).await?;
         let data = self.square(parity, &stripe, &part, &square, data).await?;
-        let bands = bands(parity.chunk().bytes(), &square, &data, self.window_bytes());
+        let chunk = parity.chunk().bytes();
+        let window = self.logs.as_ref().map_or(u64::MAX, Logs::height_bytes).min(self.window_bytes());
+        let bands = bands(chunk, &square, &data, window);
+        // The blocks at the ends hold what was acknowledged long ago, too.
+        let edges = [
+            (part.start != square.start).then_some(square.start % chunk),
+            (part.end != square.end).then_some((square.end - block) % chunk),
+        ];
         let mut outcome = Ok(());
         for band in bands {
             let first = stripe.sector.0 + sectors(band.start);
+            let has_edge = edges.contains(&Some(band.start));
             for rows in self.cut(first..first + sectors(band.end - band.start)) {
                 let start = band.start + Sector(rows.start - first).bytes();
                 let part = start..start + Sector(rows.end - rows.start).bytes();
                 let new = new_cells(parity, &square, &data, &part);
                 // Go on with the other bands after an error: each is consistent in itself, and the caller hears of it.
-                outcome = self.write_band(&stripe, rows, &new, fua).await.and(outcome);
+                outcome = self.write_band(&stripe, rows, &new, has_edge, fua).await.and(outcome);
             }
         }
         outcome
@@ -374,11 +390,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Writes one band: `new` says which data chunks are wholly new there, and with what.
-    async fn write_band(
+    pub(super) async fn write_band(
         &self,
         stripe: &Stripe,
         rows: Range<u64>,
         new: &[Option<Slice>],
+        has_edge: bool,
         fua: Fua,
     ) -> Result<(), IoError> {
         let is_new: Vec<bool> = new.iter().map(Option::is_some).collect();
@@ -386,6 +403,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut changes = self.changes();
         loop {
             let situation = self.situation(stripe, &rows, &is_new, &avoid);
+            if self.goes_chunk_by_chunk(stripe, &rows, &situation, has_edge) {
+                return self.write_chunks(stripe, rows, new, fua).await;
+            }
             let plan = match plan::write(&situation) {
                 Ok(plan) => plan,
                 Err(OutOfReach) if self.have_changed(&mut changes) => {
@@ -394,7 +414,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 }
                 // Members that cannot be read in different places may still do for each other.
                 Err(OutOfReach) if rows.end - rows.start > LINE_SECTORS => {
-                    return self.write_lines(stripe, rows, new, fua).await;
+                    return self.write_lines(stripe, rows, new, has_edge, fua).await;
                 }
                 Err(OutOfReach) => return Err(OUT_OF_REACH),
             };
@@ -405,6 +425,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             // Room for what is read and worked out, and for the parity that is not changed in place.
             let parities = 1 + usize::from(stripe.q.is_some());
             let count = plan.reads.len() + lost.len() + parities;
+            let count = count + usize::from(self.logs_writes());
             let count = if plan.method == Method::DataOnly { 0 } else { count };
             let mut band = self.band(stripe, &rows, count).await;
             if !self.read_places(stripe, &rows, &plan.reads, &mut band, &mut avoid).await {
@@ -420,7 +441,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 }
             }
             let consistent = plan.method != Method::DataOnly;
-            return self.write_cells(stripe, rows, new, band, writable, consistent, fua).await;
+            let written = Written { stripe, rows, new };
+            if self.logs.is_some() {
+                return self.write_logged(written, band, writable, consistent, fua).await;
+            }
+            return self.write_cells(written, band, writable, consistent, fua).await;
         }
     }
 
@@ -430,6 +455,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         stripe: &Stripe,
         rows: Range<u64>,
         new: &[Option<Slice>],
+        has_edge: bool,
         fua: Fua,
     ) -> Result<(), IoError> {
         let mut outcome = Ok(());
@@ -440,18 +466,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let bytes = |sector: u64| Sector(sector - rows.start).bytes() as usize;
             let cut = |slice: &Slice| slice.slice(bytes(line.start)..bytes(line.end));
             let part: Vec<_> = new.iter().map(|slice| slice.as_ref().map(cut)).collect();
-            outcome = Box::pin(self.write_band(stripe, line.clone(), &part, fua)).await.and(outcome);
+            let written = Box::pin(self.write_band(stripe, line.clone(), &part, has_edge, fua)).await;
+            outcome = written.and(outcome);
         }
         outcome
     }
 
     /// Writes a band's new data and parity to every member that is still there, and settles what comes of it.
-    #[allow(clippy::too_many_arguments)] // a band in all its parts; it has one caller
-    async fn write_cells(
+    pub(super) async fn write_cells(
         &self,
-        stripe: &Stripe,
-        rows: Range<u64>,
-        new: &[Option<Slice>],
+        Written { stripe, rows, new }: Written<'_>,
         band: Band,
         (p, q): (bool, bool),
         consistent: bool,

@@ -55,6 +55,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let _lane = self.lane.lock(0..1).await;
             self.check_open(true)?;
             if self.state.borrow().phase == Phase::Clean {
+                self.begin_logs().await?;
                 if !mutant::is(Mutant::WriteBeforeDirty) {
                     self.write_generation(true).await?;
                 }
@@ -400,9 +401,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || recorded == Some(self.resync_offset(false)) && !has_progressed
+            || recorded == Some(self.resync_offset(false)) && !has_progressed && !self.replay_is_due()
         {
             return Ok(());
+        }
+        if self.replay_is_due() {
+            if !self.logs.as_ref().is_some_and(|logs| logs.is_started.get()) {
+                return Ok(());
+            }
+            self.begin_logs().await?;
         }
         self.write_generation(false).await
     }

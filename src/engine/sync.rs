@@ -1,6 +1,7 @@
 //! What an array does on its own, beside its clients: one task that brings it back to what it should be.
 //!
-//! In this order: record failures that no write has recorded, resync (also what failed writes have torn), give vacant slots to spares, recovery, scrub. The
+//! In this order: record failures that no write has recorded, settle what partial parity logs told, resync (also what
+//! failed writes have torn), open those logs, give vacant slots to spares, recovery, scrub. The
 //! task runs while there is something to do and is started again (`kick`) by whatever gives it something.
 //!
 //! Invariants:
@@ -94,6 +95,7 @@ impl Default for SyncTask {
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Starts what an array does on its own, if it may be written.
     pub fn start(&self) {
+        self.logs.iter().for_each(|logs| logs.is_started.set(true));
         self.kick();
     }
 
@@ -158,11 +160,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if !self.goes_on() {
                 return Ok(());
             }
+            if self.replay_is_due() {
+                self.settle_replay().await?;
+                continue;
+            }
             if self.state.borrow().resync.is_some() {
                 self.run_resync().await?;
                 continue;
             }
             self.resync_suspects().await?;
+            self.open_logs().await?;
             self.record_agreement().await?;
             self.seat_spares().await?;
             if !self.filling().is_empty() {

@@ -1,7 +1,7 @@
 //! Zeroing and discarding: whole stripes become zeroes on the members, parity included, so that parity stays true.
 //!
 //! What is not a whole stripe is written as zeroes (write-zeroes) or left alone (discard: its content is undefined
-//! afterwards anyway, but redundancy must not be).
+//! afterwards anyway, but redundancy must not be). So is everything where there are partial parity logs.
 
 use std::ops::Range;
 
@@ -33,6 +33,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         zeroing: Zeroing,
         fua: Fua,
     ) -> Result<(), IoError> {
+        if self.logs.is_some() {
+            // Only writes are logged.
+            return self.write_zero_slices(offset_bytes..offset_bytes + len_bytes, fua).await;
+        }
         let whole = self.whole_units(offset_bytes, len_bytes);
         self.write_zero_slices(offset_bytes..whole.start, fua).await?;
         self.zero_whole(whole.clone(), Purpose::Zeroes(zeroing, fua)).await?;
@@ -40,6 +44,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     pub(super) async fn discard_range(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
+        if self.logs.is_some() {
+            return Ok(());
+        }
         let whole = self.whole_units(offset_bytes, len_bytes);
         match self.zero_whole(whole, Purpose::Discard).await {
             // A discard is a hint: a device that cannot take it has not been asked for anything else.

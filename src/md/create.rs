@@ -68,7 +68,8 @@ pub struct Created {
     pub superblocks: Vec<Superblock>,
     /// The bitmap, all bits set, padded to 4 KiB with ones; the same for all members, at their `bitmap_sector`.
     pub bitmap: Option<Vec<u8>>,
-    /// The partial parity log: an empty header, then zeros; the same for all members, at their `ppl_sector`.
+    /// The partial parity log: an empty header, then zeros; the same for all members, at their `ppl_sector`. Without the
+    /// header while members do not agree: a log tells nothing of rows that await resync.
     pub ppl: Option<Vec<u8>>,
 }
 
@@ -171,7 +172,8 @@ pub fn plan(spec: &CreateSpec<'_>) -> Result<Created, CreateError> {
     let raid_disks = u32::try_from(spec.members.len()).expect("checked_members limits it");
     let bitmap = if spec.bitmap { Some(new_bitmap(spec, layout, size, chunk)?) } else { None };
     let ppl = spec.ppl.then(|| {
-        let mut log = ppl::empty_header(ppl::signature(&spec.set_uuid));
+        let empty = || ppl::empty_header(ppl::signature(&spec.set_uuid));
+        let mut log = if clean { empty() } else { Vec::new() };
         log.resize(Sector(PPL_SECTORS.into()).bytes() as usize, 0);
         log
     });

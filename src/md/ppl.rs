@@ -15,7 +15,7 @@
 //!
 //! Invariants: only the *current* header counts, the last one reached by walking from the start of the log over valid
 //! headers with the right signature and generations that do not fall (Linux, raid5-ppl.c, `ppl_load_distributed`). An
-//! entry whose partial parity is damaged is told apart, never left out in silence: md then resyncs everything.
+//! entry whose partial parity is damaged is told apart, never left out in silence.
 
 use std::mem::{offset_of, size_of};
 use std::ops::Range;

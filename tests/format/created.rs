@@ -194,6 +194,7 @@ fn missing_members_and_spares() {
 #[test]
 fn partial_parity_logs_sizes_and_many_members() {
     check(&CreateSpec { ppl: true, ..spec(5, 2, &[20 * MIB; 3]) });
+    check(&CreateSpec { ppl: true, clean: true, ..spec(5, 2, &[20 * MIB; 3]) });
     check(&CreateSpec { ppl: true, ..spec(5, 2, &[0, 20 * GIB, 20 * GIB]) });
     check(&CreateSpec { size: Some(Sector(4 * MIB + 100)), ..spec(5, 2, &[20 * MIB; 3]) });
     check(&CreateSpec { size: Some(Sector(100)), bitmap: true, ..spec(1, 0, &[20 * MIB; 2]) });

@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod members;
 mod mounted;
+mod ppl;
 mod recovery;
 mod restart;
 mod returning;

@@ -78,10 +78,10 @@ fn check_superblock<D>(member: &Found<D>, roles: usize, block_bytes: u64) -> Res
     let mut largest = superblock.clone();
     largest.dev_roles.resize(roles, Role::Spare);
     let end = SUPERBLOCK_OFFSET_BYTES + (largest.encode().len() as u64).next_multiple_of(block_bytes);
-    let places = [Some(superblock.data_offset), superblock.bitmap_sector()];
+    let places = [Some(superblock.data_offset), superblock.bitmap_sector(), superblock.ppl_sector()];
     if places.iter().flatten().any(|at| at.bytes() < end || !at.bytes().is_multiple_of(block_bytes)) {
         let why = format!(
-            "its data or its bitmap begin in the middle of a block of {block_bytes} bytes or within the superblock; it \
+            "its data, its bitmap or its log begin in the middle of a block of {block_bytes} bytes or within the superblock; it \
              was made on another kind of device"
         );
         return Err(Refusal::BadMember { member: member.label.clone(), why });

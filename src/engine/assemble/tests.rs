@@ -128,7 +128,14 @@ fn one_behind_is_in_and_two_behind_is_stale() {
     assert!(seating.left_out[0].1.contains("stale"));
     assert_eq!(
         plainly(&set).unwrap(),
-        Start { read_only: None, resync: None, replay: false, degraded: true, torn: false }
+        Start {
+            read_only: None,
+            resync: None,
+            replay: false,
+            degraded: true,
+            torn: false,
+            resync_offset: Sector::MAX
+        }
     );
 }
 
@@ -432,7 +439,7 @@ fn dirty_and_degraded_starts_where_a_log_tells() {
         superblock.set_ppl(8, 1024);
     }
     let mut start = plainly(&set[1..]).unwrap();
-    assert!(start.replay && start.resync.is_none() && start.read_only.is_some());
+    assert!(start.replay && start.resync.is_none() && start.read_only.is_none());
     // Unless the log is damaged.
     let refused = distrust_logs(&mut start, &set[0], false, &Options::default());
     assert!(matches!(refused, Err(Refusal::DirtyDegraded(_))));

@@ -309,7 +309,7 @@ fn unreadable_sectors_are_read_from_the_rest() {
             // One member cannot read a good part of what it has.
             let slot = world.random(shape.slots as u64) as usize;
             for _ in 0..6 {
-                let start = (1 << 20) + world.random(180 << 10) / 512 * 512;
+                let start = shape.data_offset() as u64 + world.random(180 << 10) / 512 * 512;
                 disks[slot].spoil(start..start + 512 * (1 + world.random(40)));
             }
             for _ in 0..25 {

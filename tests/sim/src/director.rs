@@ -13,7 +13,7 @@ use crate::clients::Scene;
 use crate::disk::{Ability, Disk, Platter};
 use crate::model::survives;
 use crate::plan::{Part, Profile};
-use crate::setup::{DATA_OFFSET, label, load_disk};
+use crate::setup::{label, load_disk};
 use crate::world::World;
 
 /// What befell a run, by kind.
@@ -270,12 +270,16 @@ pub fn release(atlas: &Atlas, world: &World) {
 
 /// What is seen from outside tells the oracle how much to believe.
 pub fn look(scene: &Scene, atlas: &Atlas) {
-    let agrees = is_in_agreement(&scene.array.status());
+    let status = scene.array.status();
+    let agrees = is_in_agreement(&status);
     let is_sound = atlas.impaired.iter().all(|impaired| !impaired.get());
     let mut oracle = scene.oracle.borrow_mut();
     if agrees {
         oracle.settle();
         atlas.unclean.set(false);
+    }
+    if status.ppl_is_open {
+        oracle.mend_cut_off();
     }
     oracle.learn(agrees || (scene.plan.profile == Profile::Within && is_sound));
 }
@@ -310,7 +314,8 @@ pub fn may_crash(scene: &Scene, atlas: &Atlas) -> bool {
     if scene.plan.profile == Profile::Beyond || !matches!(scene.plan.shape.level, 4..=6) {
         return true;
     }
-    atlas.sound(&scene.array.status()).iter().all(Option::is_some)
+    let status = scene.array.status();
+    status.ppl_is_open || atlas.sound(&status).iter().all(Option::is_some)
 }
 
 fn doubt(scene: &Scene, disk: usize, atlas: &Atlas) {
@@ -410,11 +415,12 @@ pub async fn act(scene: &Rc<Scene>, atlas: &Rc<Atlas>, action: Action) {
         }
         Action::Spoil => {
             doubt(scene, number, atlas);
-            let data = disk.bytes().len() as u64 - DATA_OFFSET as u64;
+            let offset = scene.plan.shape.data_offset() as u64;
+            let data = disk.bytes().len() as u64 - offset;
             for _ in 0..dice.between(1, 4) {
-                let start = DATA_OFFSET as u64 + dice.below(data / 512) * 512;
+                let start = offset + dice.below(data / 512) * 512;
                 let end = start + 512 * dice.between(1, 32);
-                disk.spoil(start..end.min(DATA_OFFSET as u64 + data));
+                disk.spoil(start..end.min(offset + data));
                 world.say(|| format!("director: {} cannot read {start}..{end}", label(disk)));
             }
             atlas.count(|tally| tally.unreadable += 1);

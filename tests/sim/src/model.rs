@@ -4,7 +4,7 @@
 use std::cell::Ref;
 use std::ops::Range;
 
-use raidd::md::{Bitmap, Features, Superblock};
+use raidd::md::{Bitmap, Features, Superblock, ppl};
 use raidd::units::Sector;
 
 use crate::disk::Platter;
@@ -30,6 +30,8 @@ pub struct Model<'a> {
     /// What the superblocks of the peers admit: rows (RAID10: array bytes) from here on may disagree.
     admitted: u64,
     bitmap: Option<(u64, Vec<bool>)>,
+    /// Rows that the partial parity logs tell of, by their first byte; none if they tell nothing.
+    logged: Option<Vec<u64>>,
     /// Bytes that are compared at a time: a chunk, or less where some of it is bad.
     piece: usize,
 }
@@ -166,6 +168,7 @@ impl<'a> Model<'a> {
         let mut members: Vec<_> = (0..slots).map(|_| None).collect();
         let mut admitted = Sector::MAX;
         let mut bitmap: Option<Option<(u64, Vec<bool>)>> = None;
+        let mut logged = truth.has_ppl().then(Vec::new);
         for (disk, superblock) in &parsed {
             if superblock.events.0 + 1 < truth.events.0 {
                 continue;
@@ -193,6 +196,10 @@ impl<'a> Model<'a> {
             }
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
+            // Nobody misses the log of a member that is not in sync.
+            let own = logged_rows(superblock, &bytes);
+            let own = if recovered == Sector::MAX { own } else { Some(own.unwrap_or_default()) };
+            logged = logged.zip(own).map(|(rows, own)| [rows, own].concat());
             let held = if recovered == Sector::MAX { len } else { (recovered.bytes() as usize).min(len) };
             let mut bad = bad_blocks(superblock, &bytes);
             // What cannot be read is not there.
@@ -217,6 +224,7 @@ impl<'a> Model<'a> {
             members,
             admitted: if admitted == Sector::MAX { u64::MAX } else { admitted.bytes() },
             bitmap: bitmap.flatten(),
+            logged,
             truth,
         })
     }
@@ -241,6 +249,9 @@ impl<'a> Model<'a> {
         if at + self.chunk as u64 <= self.admitted {
             return false;
         }
+        if let Some(rows) = &self.logged {
+            return rows.contains(&at);
+        }
         match &self.bitmap {
             None => true,
             Some((chunk, bits)) => {
@@ -249,6 +260,11 @@ impl<'a> Model<'a> {
                 (first..=last).any(|bit| bits.get(bit).copied().unwrap_or(true))
             }
         }
+    }
+
+    /// Whether nothing is lost if one more member is: nothing is under way, or the partial parity logs tell what.
+    pub fn can_spare_one(&self) -> bool {
+        self.disks().iter().all(Option::is_some) && self.logged.is_some()
     }
 
     /// Whether the superblocks say that all is in agreement.
@@ -394,6 +410,16 @@ fn bits_of(superblock: &Superblock, bytes: &[u8]) -> Option<(u64, Vec<bool>)> {
     let count = bitmap.chunk_count();
     let bits = (0..count).map(|chunk| bitmap.is_set(chunk)).collect();
     Some((bitmap.superblock.chunk_bytes.into(), bits))
+}
+
+/// The rows that a member's partial parity log tells of; none if it is no log.
+fn logged_rows(superblock: &Superblock, bytes: &[u8]) -> Option<Vec<u64>> {
+    let at = superblock.ppl_sector()?.bytes() as usize;
+    let log = &bytes[at..at + usize::from(superblock.ppl_size()) * 512];
+    let current = ppl::current_entries(log, ppl::signature(&superblock.set_uuid))?;
+    let entries = current.entries.iter().filter(|entry| entry.checksum_ok);
+    let stripe = superblock.chunk.0 * (u64::from(superblock.raid_disks) - 1);
+    Some(entries.map(|entry| entry.data_sector.0 / stripe * superblock.chunk.bytes()).collect())
 }
 
 fn bad_blocks(superblock: &Superblock, bytes: &[u8]) -> Vec<Range<usize>> {

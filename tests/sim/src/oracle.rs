@@ -55,7 +55,9 @@ pub struct Oracle {
     contents: u32,
     tentative: Vec<Number>,
     /// Writes under way, to end them at a crash.
-    under_way: Vec<Number>,
+    under_way: Vec<(Number, u64, u64)>,
+    /// What was under way when the daemon died, or the machine.
+    cut_off: Vec<(u64, u64)>,
     /// Where was written since redundancy last agreed and nobody wrote.
     touched: Vec<(u64, u64)>,
     /// Whether what is read now will be read again, too.
@@ -88,6 +90,7 @@ impl Oracle {
             contents: 0,
             tentative: Vec::new(),
             under_way: Vec::new(),
+            cut_off: Vec::new(),
             touched: Vec::new(),
             learning: true,
         }
@@ -122,7 +125,7 @@ impl Oracle {
             wavering: false,
         };
         let number = self.add(write);
-        self.under_way.push(number);
+        self.under_way.push((number, start, len));
         self.touched.push((start, len));
         for cell in self.range(start, len) {
             self.link(cell, number);
@@ -153,7 +156,7 @@ impl Oracle {
 
     fn end(&mut self, number: Number) {
         self.writes[number as usize].over = self.tick();
-        self.under_way.retain(|&other| other != number);
+        self.under_way.retain(|&(other, ..)| other != number);
     }
 
     fn add(&mut self, write: Write) -> Number {
@@ -362,8 +365,9 @@ impl Oracle {
     /// durable may be lost with the machine.
     pub fn crash(&mut self, machine: bool) {
         let now = self.tick();
-        for number in std::mem::take(&mut self.under_way) {
+        for (number, start, len) in std::mem::take(&mut self.under_way) {
             self.writes[number as usize].over = now;
+            self.cut_off.push((start, len));
         }
         self.reads.clear();
         self.doubt();
@@ -402,10 +406,25 @@ impl Oracle {
         self.touched.clear();
     }
 
-    /// Whatever stripe was written since the array was last at rest may be anything now: the operator has accepted that.
-    pub fn lose_touched(&mut self, size: u64, stripe: u64) {
+    /// Nothing that was cut off is torn any more.
+    pub fn mend_cut_off(&mut self) {
+        self.cut_off.clear();
+    }
+
+    /// What was cut off may be anything now: a member that it was written to is missing, and partial parity logs save only
+    /// what was not being written.
+    pub fn lose_cut_off(&mut self) {
+        let number = self.add_anything();
+        for (start, len) in std::mem::take(&mut self.cut_off) {
+            for cell in self.range(start, len) {
+                self.link(cell, number);
+            }
+        }
+    }
+
+    fn add_anything(&mut self) -> Number {
         let now = self.tick();
-        let number = self.add(Write {
+        self.add(Write {
             content: Content::Anything,
             begun: now,
             over: now,
@@ -413,7 +432,12 @@ impl Oracle {
             forced: false,
             tentative: false,
             wavering: true,
-        });
+        })
+    }
+
+    /// Whatever stripe was written since the array was last at rest may be anything now: the operator has accepted that.
+    pub fn lose_touched(&mut self, size: u64, stripe: u64) {
+        let number = self.add_anything();
         let mut lost = vec![false; size.div_ceil(stripe) as usize];
         for (start, len) in std::mem::take(&mut self.touched) {
             lost[(start / stripe) as usize..(start + len).div_ceil(stripe) as usize].fill(true);

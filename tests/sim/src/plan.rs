@@ -2,7 +2,7 @@
 
 use crate::disk::Platter;
 use crate::random::Random;
-use crate::setup::{DATA_OFFSET, Making, SHAPES, Shape, planned};
+use crate::setup::{Making, SHAPES, Shape, planned};
 use crate::store::Store;
 
 /// How far faults go.
@@ -210,18 +210,18 @@ impl Plan {
     }
 
     fn blank(&self, slot: usize) -> Platter {
-        Platter::new(slot as u64, Store::recycled(DATA_OFFSET + self.member_bytes[slot], 512))
+        Platter::new(slot as u64, Store::recycled(self.shape.data_offset() + self.member_bytes[slot], 512))
     }
 
     /// The disks, as they come: full of garbage, or of zeroes where members are taken for clean.
     pub fn platters(&self) -> Vec<Platter> {
         let unit = self.making.block as usize;
         let platter = |slot: usize| {
-            let mut store = Store::recycled(DATA_OFFSET + self.member_bytes[slot], unit);
+            let mut store = Store::recycled(self.shape.data_offset() + self.member_bytes[slot], unit);
             let dice = Random::new(self.seed ^ slot as u64);
             let bytes = store.bytes_mut();
             bytes[..64 << 10].fill(0);
-            let data = &mut bytes[DATA_OFFSET..];
+            let data = &mut bytes[self.shape.data_offset()..];
             if self.making.assume_clean {
                 data.fill(0);
             } else {

@@ -241,7 +241,27 @@ impl Run {
                 present.push(disk.clone());
             }
         }
+        self.lose_one(&mut present);
         present
+    }
+
+    /// With partial parity logs a disk may be lost together with what was running.
+    fn lose_one(&self, present: &mut Vec<Platter>) {
+        let (dice, plan) = (self.world.dice(), &self.plan);
+        let is_sound = self.atlas.impaired.iter().all(|impaired| !impaired.get());
+        if !plan.shape.ppl || !is_sound || plan.narrow.is_without(Part::Failures) || !dice.one_in(2) {
+            return;
+        }
+        let Some(model) = Model::try_of(present).filter(Model::can_spare_one) else { return };
+        let slot = dice.below(plan.shape.slots as u64) as usize;
+        let lost = model.disks()[slot].expect("all are there");
+        drop(model);
+        let lost = present.remove(lost);
+        let number = self.atlas.disk(&label(&lost));
+        self.world.say(|| format!("run: {} is lost, too", label(&lost)));
+        lost.faults().dead.set(true);
+        self.atlas.impaired[number].set(true);
+        self.atlas.count(|tally| tally.deaths += 1);
     }
 
     /// After the last era: all disks are well again, the array is started once more, and everything is looked at.
@@ -345,6 +365,12 @@ async fn start(
                 Err(error) => world.fail(format!("dirty and degraded, and not even by force: {error}")),
             }
         }
+    }
+    if let Ok(array) = &result
+        && plan.shape.ppl
+        && array.health() != Health::Optimal
+    {
+        oracle.borrow_mut().lose_cut_off();
     }
     result.ok()
 }

@@ -29,11 +29,25 @@ pub struct Shape {
     pub slots: usize,
     /// How many slots may be empty and all data still be there, whichever they are.
     pub spare_slots: usize,
+    /// Whether it has partial parity logs.
+    pub ppl: bool,
+}
+
+impl Shape {
+    /// The same with partial parity logs.
+    pub const fn with_ppl(self) -> Shape {
+        Shape { ppl: true, ..self }
+    }
+
+    /// Bytes before the data of a member as small as these.
+    pub const fn data_offset(&self) -> usize {
+        if self.ppl { 2 << 20 } else { 1 << 20 }
+    }
 }
 
 /// Writes a shape in one line.
 pub const fn shape(level: i32, layout: u32, chunk_kib: u64, slots: usize, spare_slots: usize) -> Shape {
-    Shape { level, layout, chunk_kib, slots, spare_slots }
+    Shape { level, layout, chunk_kib, slots, spare_slots, ppl: false }
 }
 
 /// Every level and layout, with small and odd member counts and chunks.
@@ -51,6 +65,9 @@ pub const SHAPES: &[Shape] = &[
     shape(5, 3, 8, 5, 1),
     shape(5, 4, 16, 3, 1),
     shape(5, 5, 4, 6, 1),
+    shape(5, 2, 4, 3, 1).with_ppl(),
+    shape(5, 0, 16, 4, 1).with_ppl(),
+    shape(5, 5, 8, 5, 1).with_ppl(),
     shape(6, 0, 4, 4, 2),
     shape(6, 1, 8, 5, 2),
     shape(6, 2, 16, 4, 2),
@@ -76,17 +93,16 @@ pub const SHAPES: &[Shape] = &[
     shape(10, 0x202, 4, 4, 3),
 ];
 
-/// Bytes before the data of a member as small as these.
-pub const DATA_OFFSET: usize = 1 << 20;
-
-/// Bytes of a member: a megabyte of metadata and a little data.
-const MEMBER_BYTES: usize = DATA_OFFSET + (192 << 10);
+/// Bytes of data on a member.
+const MEMBER_BYTES: usize = 192 << 10;
 
 /// Disks for a shape, full of garbage; they are torn at 512 bytes.
 pub fn platters(shape: &Shape, seed: u64) -> Vec<Platter> {
     let odd = |slot: usize| if shape.level == 0 { slot * 20 * 1024 } else { 0 };
-    let platter =
-        |slot: usize| Platter::garbage(slot as u64, MEMBER_BYTES + odd(slot), 512, seed ^ slot as u64);
+    let platter = |slot: usize| {
+        let len = shape.data_offset() + MEMBER_BYTES + odd(slot);
+        Platter::garbage(slot as u64, len, 512, seed ^ slot as u64)
+    };
     (0..shape.slots).map(platter).collect()
 }
 
@@ -172,8 +188,8 @@ pub fn planned(shape: &Shape, platters: &[Option<Platter>], making: &Making) -> 
         members: platters.iter().map(|platter| platter.as_ref().map(size)).collect(),
         spares: vec![],
         size: None,
-        bitmap: making.bitmap_kib.is_some() && shape.level != 0,
-        ppl: false,
+        bitmap: making.bitmap_kib.is_some() && shape.level != 0 && !shape.ppl,
+        ppl: shape.ppl,
         clean: making.zero || making.assume_clean,
         set_uuid: [making.uuid; 16],
         device_uuids: (0..platters.iter().flatten().count() as u8).map(|i| [i + 1; 16]).collect(),
