@@ -552,7 +552,12 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
     let claimed: Vec<Option<usize>> = model.disks();
     let mut unrecorded = false;
     for member in &status.members {
-        let (Some(slot), Some(path)) = (member.slot, &member.path) else { continue };
+        let Some(slot) = member.slot else { continue };
+        let Some(path) = &member.path else {
+            // It is not here, but superblocks that have not been written since it left still count it in.
+            unrecorded |= claimed[slot.index()].is_some();
+            continue;
+        };
         let disk = atlas.disk(path);
         let is_in_sync = member.state == Some(raidd::engine::MemberState::InSync);
         let is_claimed = claimed[slot.index()] == Some(disk);
@@ -576,7 +581,10 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         torn.retain(|&at| !model.admits(at as u64));
     }
     if !torn.is_empty() {
-        return Err(format!("redundancy disagrees at {torn:?}, and all is said to be well"));
+        let what = superblocks(&atlas.disks);
+        return Err(format!(
+            "redundancy disagrees at {torn:?}, and all is said to be well: {what}; {status:?}"
+        ));
     }
     // Started by force, it may have nothing left that could disagree, and has not said so yet.
     let within = scene.plan.profile == Profile::Within;
