@@ -41,6 +41,8 @@ struct Member<'a> {
     start: usize,
     /// Bytes of its data area that it claims to hold.
     held: usize,
+    /// It claims to hold everything. One whose recovery has got to the end may not do so yet.
+    in_sync: bool,
     /// Bytes of it that its bad-block log says it does not hold.
     bad: Vec<Range<usize>>,
     disk: usize,
@@ -174,9 +176,9 @@ impl<'a> Model<'a> {
                 continue;
             }
             let Some(slot) = truth.role_of(superblock.dev_number).slot() else { continue };
-            if superblock.role().slot() != Some(slot)
-                || superblock.feature_map.contains(Features::REPLACEMENT)
-            {
+            // A generation that the last usable copy did not take is written again, as news arrives, under the same number.
+            let is_out = is_out(superblock) && superblock.dev_number != truth.dev_number;
+            if is_out || superblock.role().slot() != Some(slot) {
                 continue;
             }
             if superblock.events == truth.events {
@@ -194,6 +196,10 @@ impl<'a> Model<'a> {
                     _ => {}
                 }
             }
+            // It may be the only one that has heard the last news; but its data is its original's.
+            if superblock.feature_map.contains(Features::REPLACEMENT) {
+                continue;
+            }
             let len = superblock.data_size.bytes() as usize;
             let recovered = superblock.recovered();
             // Nobody misses the log of a member that is not in sync.
@@ -209,7 +215,8 @@ impl<'a> Model<'a> {
                     .into_iter()
                     .filter_map(|at| Some(at.start.checked_sub(start)?..at.end.checked_sub(start)?)),
             );
-            members[slot.index()] = Some(Member { bytes, start, held, bad, disk: *disk });
+            let in_sync = recovered == Sector::MAX;
+            members[slot.index()] = Some(Member { bytes, start, held, in_sync, bad, disk: *disk });
         }
         let chunk = if truth.level == 1 { 4096 } else { truth.chunk.bytes() as usize };
         let is_whole = |member: &Member<'_>| member.bad.is_empty();
@@ -233,6 +240,19 @@ impl<'a> Model<'a> {
     pub fn disks(&self) -> Vec<Option<usize>> {
         let whole = |member: &Member<'_>| member.held >= self.component;
         self.members.iter().map(|member| member.as_ref().filter(|m| whole(m)).map(|m| m.disk)).collect()
+    }
+
+    /// The disks of all that count as members, though they may hold only a part, by slot.
+    pub fn seated(&self) -> Vec<Option<usize>> {
+        self.members.iter().map(|member| member.as_ref().map(|member| member.disk)).collect()
+    }
+
+    /// After a crash with parity what has been filled of members that are not whole yet is not believed: it is filled anew.
+    pub fn distrust_filled(&mut self) {
+        let is_torn = !self.says_clean() && matches!(self.level, 4..=6);
+        for member in self.members.iter_mut().flatten().filter(|member| is_torn && !member.in_sync) {
+            member.held = 0;
+        }
     }
 
     fn at(&self, slot: usize, start: usize, len: usize) -> Option<&[u8]> {
@@ -262,9 +282,23 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// What the metadata admits, for people.
+    pub fn tells(&self) -> String {
+        match (&self.logged, &self.bitmap) {
+            (Some(rows), _) => format!("rows from {}, logged {rows:?}", self.admitted),
+            (None, Some((chunk, bits))) => {
+                let set: Vec<_> =
+                    bits.iter().enumerate().filter(|&(_, &bit)| bit).map(|(bit, _)| bit).collect();
+                format!("rows from {}, bits {set:?} of {chunk} bytes each", self.admitted)
+            }
+            (None, None) => format!("rows from {}", self.admitted),
+        }
+    }
+
     /// Whether nothing is lost if one more member is: nothing is under way, or the partial parity logs tell what.
     pub fn can_spare_one(&self) -> bool {
-        self.disks().iter().all(Option::is_some) && self.logged.is_some()
+        let is_whole = |member: &Member<'_>| member.in_sync && member.bad.is_empty();
+        self.members.iter().all(|member| member.as_ref().is_some_and(is_whole)) && self.logged.is_some()
     }
 
     /// Whether the superblocks say that all is in agreement.

@@ -183,7 +183,8 @@ impl Run {
 
     /// What disagrees is admitted by the metadata, whatever has happened.
     fn check_admitted(&self) -> Result<(), String> {
-        let Some(model) = Model::try_of(&self.atlas.disks) else { return Ok(()) };
+        let Some(mut model) = Model::try_of(&self.atlas.disks) else { return Ok(()) };
+        model.distrust_filled();
         if !model.disks().iter().any(Option::is_some) {
             return Ok(());
         }
@@ -193,7 +194,8 @@ impl Run {
             return Ok(());
         }
         Err(format!(
-            "redundancy disagrees at {hidden:?}, and the metadata does not admit it: {}",
+            "redundancy disagrees at {hidden:?}, and the metadata does not admit it ({}): {}",
+            model.tells(),
             superblocks(&self.atlas.disks)
         ))
     }
@@ -366,9 +368,11 @@ async fn start(
             }
         }
     }
+    // What cannot be read is lost as a member is.
+    let is_unreadable = present.iter().any(|disk| !disk.faults().unreadable.borrow().is_empty());
     if let Ok(array) = &result
         && plan.shape.ppl
-        && array.health() != Health::Optimal
+        && (is_unreadable || array.health() != Health::Optimal)
     {
         oracle.borrow_mut().lose_cut_off();
     }
@@ -549,13 +553,13 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
     if scene.plan.shape.level == 0 {
         return Ok(());
     }
-    let claimed: Vec<Option<usize>> = model.disks();
+    let (claimed, seated) = (model.disks(), model.seated());
     let mut unrecorded = false;
     for member in &status.members {
         let Some(slot) = member.slot else { continue };
         let Some(path) = &member.path else {
             // It is not here, but superblocks that have not been written since it left still count it in.
-            unrecorded |= claimed[slot.index()].is_some();
+            unrecorded |= seated[slot.index()].is_some();
             continue;
         };
         let disk = atlas.disk(path);
@@ -568,7 +572,8 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         // One that takes no writes any more can record nothing, and acknowledges none.
         let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
         let records = status.phase != Phase::ReadOnly && !is_full;
-        if member.state == Some(raidd::engine::MemberState::Faulty) && is_claimed {
+        let is_seated = seated[slot.index()] == Some(disk);
+        if member.state == Some(raidd::engine::MemberState::Faulty) && is_seated {
             if records {
                 let what = superblocks(&atlas.disks);
                 return Err(format!("{path} is faulty, but the members' superblocks do not know it: {what}"));
