@@ -7,6 +7,12 @@
 //! those is missing. Missing is also what a member does not hold: above what is rebuilt of it, or in bad blocks. An entry
 //! whose checksum does not hold is of a log write that was cut off, and what it was for has not begun. (md compares
 //! everything then if it can; but that is of no use to whoever lacks a member, and not needed.)
+//!
+//! A sector that was being written and cannot be read is lost as if its member were: it becomes what the rest of its row
+//! makes of it, which is right unless its write was cut off. (md fails the member.) Left alone, it might read again one
+//! day, and parity that fits neither it nor the rest would make anything of its neighbours.
+
+use std::collections::BTreeSet;
 
 use super::load::{Found, read_bytes};
 use crate::io::{Device, Pool};
@@ -31,17 +37,21 @@ struct Span {
     end: u64,
 }
 
-/// Replays all logs. False if one of a member in sync has no valid header: then nobody tells what was being written.
+/// Who sits in each slot: the member, and one that is to replace it.
+type Slots = [(Option<usize>, Option<usize>)];
+
+/// Replays all logs. False if one of a member in sync has no valid header, or if too much of a row cannot be read: then
+/// nobody tells what was being written, or what of it there is.
 pub(super) async fn replay<D: Device>(
     truth: &Superblock,
     geometry: &Geometry,
-    slots: &[(Option<usize>, Option<usize>)],
+    slots: &Slots,
     found: &mut [Found<D>],
     pool: &Pool,
 ) -> bool {
     let Geometry::Parity(geometry) = geometry else { return true };
     let signature = ppl::signature(&truth.set_uuid);
-    let (mut told, mut replayed) = (true, 0);
+    let (mut told, mut replayed, mut lost) = (true, 0, BTreeSet::new());
     for index in slots.iter().filter_map(|&(main, other)| main.or(other)) {
         let log = std::mem::take(&mut found[index].ppl_log);
         let in_sync = found[index].superblock.recovered() == Sector::MAX;
@@ -56,23 +66,36 @@ pub(super) async fn replay<D: Device>(
                 return false;
             }
             let partial = &log[entry.parity.clone()];
-            replay_span(geometry, slots, found, index, pool, &span, partial).await;
+            lost.extend(replay_span(geometry, slots, found, index, pool, &span, partial).await);
         }
+    }
+    // Not before all is replayed: another entry may tell the same row's parity.
+    if !lost.is_empty() {
+        let array = truth.name();
+        tracing::warn!(
+            array,
+            sectors = lost.len(),
+            "unreadable where it was being written: made of the rest"
+        );
+    }
+    for sector in lost {
+        told &= restore(geometry, slots, found, pool, sector).await;
     }
     told
 }
 
-/// Works out the parity of one entry's rows, for the member `index`.
+/// Works out the parity of one entry's rows, for the member `index`. Gives the array sectors that could not be read where
+/// nothing else is missing.
 async fn replay_span<D: Device>(
     geometry: &Parity,
-    slots: &[(Option<usize>, Option<usize>)],
+    slots: &Slots,
     found: &mut [Found<D>],
     index: usize,
     pool: &Pool,
     span: &Span,
     partial: &[u8],
-) {
-    let mut line = 0;
+) -> Vec<u64> {
+    let (mut line, mut lost) = (0, Vec::new());
     while line < span.height {
         let (changed, len) = span.run(geometry.chunk().0, line);
         let place = geometry.locate(Sector(span.first + line));
@@ -83,8 +106,17 @@ async fn replay_span<D: Device>(
         }
         for number in 0..len {
             // Where something that was being written is not there, parity stays as it is.
-            let sectors: Option<Vec<&[u8]>> = data.iter().map(|run| run.sector(number)).collect();
-            let Some(mut sources) = sectors.filter(|sectors| !sectors.is_empty()) else { continue };
+            let cells = data.iter().map(|run| run.cell(number));
+            if data.is_empty() || cells.clone().any(|cell| cell == Cell::NotHeld) {
+                continue;
+            }
+            let unreadable = cells.clone().zip(&changed).filter(|&(cell, _)| cell == Cell::Unreadable);
+            let before = lost.len();
+            lost.extend(unreadable.map(|(_, sector)| sector + number));
+            if lost.len() > before {
+                continue;
+            }
+            let mut sources: Vec<&[u8]> = cells.filter_map(Cell::bytes).collect();
             sources.extend(partial.chunks_exact(SECTOR_BYTES as usize).nth((line + number) as usize));
             let mut made = [0; SECTOR_BYTES as usize];
             parity::xor(&sources, &mut made);
@@ -92,6 +124,41 @@ async fn replay_span<D: Device>(
         }
         line += len;
     }
+    lost
+}
+
+/// Makes an array sector of the rest of its row. False if that cannot be read either.
+async fn restore<D: Device>(
+    geometry: &Parity,
+    slots: &Slots,
+    found: &mut [Found<D>],
+    pool: &Pool,
+    sector: u64,
+) -> bool {
+    let place = geometry.locate(Sector(sector));
+    let stripe = geometry.stripe(place.stripe);
+    let row = (stripe.sector + place.offset).0;
+    let lost = stripe.data[place.data];
+    let mut runs = Vec::new();
+    for slot in stripe.data.iter().chain([&stripe.p]).filter(|&&slot| slot != lost) {
+        let (main, other) = slots[slot.index()];
+        let Some(member) = main.or(other).map(|index| &found[index]) else { return false };
+        runs.push(member_run(member, pool, row, 1).await);
+    }
+    let cells: Vec<Cell<'_>> = runs.iter().map(|run| run.cell(0)).collect();
+    if cells.last() == Some(&Cell::NotHeld) {
+        return true; // Parity that nobody holds agrees with everything.
+    }
+    let sources: Vec<&[u8]> = cells.iter().filter_map(|cell| cell.bytes()).collect();
+    if sources.len() < cells.len() {
+        return false;
+    }
+    let mut made = [0; SECTOR_BYTES as usize];
+    parity::xor(&sources, &mut made);
+    let (main, other) = slots[lost.index()];
+    let index = main.or(other).expect("it was there a moment ago");
+    found[index].replayed.insert(row, made);
+    true
 }
 
 impl Span {
@@ -130,17 +197,47 @@ fn span(geometry: &Parity, entry: &ppl::Entry) -> Option<Span> {
     makes_sense.then_some(Span { first, height, count, end })
 }
 
-/// What was read of one data chunk; sectors that are not there are holes.
+/// What was read of one member.
 enum Run {
     Whole(Vec<u8>),
-    Sectors(Vec<Option<Vec<u8>>>),
+    Sectors(Vec<Result<Vec<u8>, Missing>>),
+}
+
+#[derive(Clone, Copy)]
+enum Missing {
+    NotHeld,
+    Unreadable,
+}
+
+/// One sector of it.
+#[derive(Clone, Copy, PartialEq)]
+enum Cell<'a> {
+    Bytes(&'a [u8]),
+    NotHeld,
+    Unreadable,
+}
+
+impl<'a> Cell<'a> {
+    fn bytes(self) -> Option<&'a [u8]> {
+        match self {
+            Cell::Bytes(bytes) => Some(bytes),
+            Cell::NotHeld | Cell::Unreadable => None,
+        }
+    }
 }
 
 impl Run {
-    fn sector(&self, number: u64) -> Option<&[u8]> {
+    fn cell(&self, number: u64) -> Cell<'_> {
         match self {
-            Run::Whole(bytes) => bytes.chunks_exact(SECTOR_BYTES as usize).nth(number as usize),
-            Run::Sectors(sectors) => sectors[number as usize].as_deref(),
+            Run::Whole(bytes) => {
+                let mut sectors = bytes.chunks_exact(SECTOR_BYTES as usize);
+                Cell::Bytes(sectors.nth(number as usize).expect("a sector of the run"))
+            }
+            Run::Sectors(sectors) => match &sectors[number as usize] {
+                Ok(bytes) => Cell::Bytes(bytes),
+                Err(Missing::NotHeld) => Cell::NotHeld,
+                Err(Missing::Unreadable) => Cell::Unreadable,
+            },
         }
     }
 }
@@ -148,7 +245,7 @@ impl Run {
 /// Array sectors that lie in one chunk, from its data member.
 async fn data_run<D: Device>(
     geometry: &Parity,
-    slots: &[(Option<usize>, Option<usize>)],
+    slots: &Slots,
     found: &[Found<D>],
     pool: &Pool,
     sector: u64,
@@ -157,9 +254,14 @@ async fn data_run<D: Device>(
     let place = geometry.locate(Sector(sector));
     let stripe = geometry.stripe(place.stripe);
     let (main, other) = slots[stripe.data[place.data].index()];
-    let Some(index) = main.or(other) else { return Run::Sectors((0..len).map(|_| None).collect()) };
-    let member = &found[index];
-    let rows = stripe.sector + place.offset;
+    match main.or(other) {
+        Some(index) => member_run(&found[index], pool, (stripe.sector + place.offset).0, len).await,
+        None => Run::Sectors((0..len).map(|_| Err(Missing::NotHeld)).collect()),
+    }
+}
+
+/// Rows of a member, with what has been replayed of them.
+async fn member_run<D: Device>(member: &Found<D>, pool: &Pool, row: u64, len: u64) -> Run {
     let held = |from: u64, to: u64| {
         to <= member.superblock.recovered().0
             && !member.bad.iter().any(|bad| bad.start < to && from < bad.end)
@@ -168,14 +270,20 @@ async fn data_run<D: Device>(
         let at = member.superblock.data_offset + Sector(row);
         read_bytes(&member.device, &member.label, pool, at.bytes(), len * SECTOR_BYTES).await.ok()
     };
-    if held(rows.0, rows.0 + len)
-        && let Some(bytes) = read(rows.0, len).await
+    let is_plain = member.replayed.range(row..row + len).next().is_none();
+    if is_plain
+        && held(row, row + len)
+        && let Some(bytes) = read(row, len).await
     {
         return Run::Whole(bytes);
     }
     let mut sectors = Vec::new();
-    for row in rows.0..rows.0 + len {
-        sectors.push(if held(row, row + 1) { read(row, 1).await } else { None });
+    for row in row..row + len {
+        sectors.push(match member.replayed.get(&row) {
+            _ if !held(row, row + 1) => Err(Missing::NotHeld),
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => read(row, 1).await.ok_or(Missing::Unreadable),
+        });
     }
     Run::Sectors(sectors)
 }

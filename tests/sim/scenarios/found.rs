@@ -53,6 +53,27 @@ pub async fn until_idle(client: &Client) {
     }
 }
 
+/// The disks as a crash leaves them.
+pub fn crash(disks: &[Platter], luck: Luck, dice: &Random) {
+    for disk in disks {
+        disk.abandon(dice);
+        disk.lose_cache(luck, dice);
+    }
+}
+
+/// Started again, resynced and stopped, nothing is torn.
+pub fn assert_recovers(disks: Vec<Platter>, seed: u64) {
+    let world = World::new(seed + 1000);
+    let inside = world.clone();
+    world.run(async move {
+        let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+        let client = Client::new(array, &inside);
+        until_idle(&client).await;
+        client.array.stop().await.unwrap();
+        assert_agrees(&disks);
+    });
+}
+
 pub fn assert_agrees(disks: &[Platter]) {
     let torn = Model::of(disks).inconsistent();
     assert!(torn.is_empty(), "redundancy disagrees at {torn:?}");
@@ -104,22 +125,10 @@ fn a_replacement_that_was_half_filled_at_a_crash_holds_what_its_original_holds()
             },
             steps,
         ));
-        let dice = Random::new(seed);
-        for disk in &disks {
-            disk.abandon(&dice);
-            disk.lose_cache(Luck::Some, &dice);
-        }
+        crash(&disks, Luck::Some, &Random::new(seed));
         let there = |disk: &Platter| raidd_sim::model::superblock(disk).is_some();
         let disks: Vec<_> = disks.into_iter().filter(there).collect();
-        let world = World::new(seed + 1000);
-        let inside = world.clone();
-        world.run(async move {
-            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
-            let client = Client::new(array, &inside);
-            until_idle(&client).await;
-            client.array.stop().await.unwrap();
-            assert_agrees(&disks);
-        });
+        assert_recovers(disks, seed);
     }
 }
 
@@ -162,11 +171,7 @@ fn a_forced_start_with_a_half_filled_member_leaves_nothing_torn() {
             },
             steps,
         ));
-        let dice = Random::new(seed);
-        for disk in &disks {
-            disk.abandon(&dice);
-            disk.lose_cache(Luck::Some, &dice);
-        }
+        crash(&disks, Luck::Some, &Random::new(seed));
         let there = |disk: &Platter| raidd_sim::model::superblock(disk).is_some();
         let disks: Vec<_> = disks.into_iter().filter(there).collect();
         let world = World::new(seed + 1000);

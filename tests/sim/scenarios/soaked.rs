@@ -5,29 +5,23 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use raidd::engine::{AssembleOptions, Health, Phase};
 use raidd::io::{Clock, Device, Fua, Pool};
-use raidd_sim::disk::Platter;
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
 use raidd_sim::setup::{Making, Shape, assemble_array, create_array, make_array, shape};
 use raidd_sim::store::Luck;
 use raidd_sim::world::{Ended, World};
 
-use crate::found::{RAID5, RAID6, assert_agrees, disks, filled, new, play, until_idle};
+use crate::found::{
+    RAID5, RAID6, assert_agrees, assert_recovers, crash, disks, filled, new, play, until_idle,
+};
 use crate::rounds::Client;
 
 const RAID1: Shape = shape(1, 0, 0, 2, 1);
 /// Parity always on the last two.
 const RAID6_N: Shape = shape(6, 5, 16, 5, 2);
+const RAID5_LOGGED: Shape = shape(5, 2, 4, 4, 1).with_ppl();
 const SUPERBLOCK: std::ops::Range<usize> = 4096..8192;
 const DATA_OFFSET: usize = 1 << 20;
-
-/// The disks as a crash leaves them.
-fn crash(disks: &[Platter], luck: Luck, dice: &Random) {
-    for disk in disks {
-        disk.abandon(dice);
-        disk.lose_cache(luck, dice);
-    }
-}
 
 #[test]
 fn one_that_missed_a_generation_has_it_before_there_is_another() {
@@ -296,15 +290,7 @@ fn what_a_copy_holds_beside_bad_rows_is_resynced() {
         });
         assert!(matches!(ended, Ended::Crashed));
         crash(&disks, Luck::Some, &Random::new(seed));
-        let world = World::new(seed + 1000);
-        let inside = world.clone();
-        world.run(async move {
-            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
-            let client = Client::new(array, &inside);
-            until_idle(&client).await;
-            client.array.stop().await.unwrap();
-            assert_agrees(&disks);
-        });
+        assert_recovers(disks, seed);
     }
 }
 
@@ -330,4 +316,39 @@ fn torn_rows_agree_with_what_replaces_a_member_too() {
         client.array.stop().await.unwrap();
         assert_agrees(&disks);
     });
+}
+
+#[test]
+fn what_was_being_written_and_cannot_be_read_agrees_with_its_row() {
+    for seed in 0..80 {
+        let disks: Vec<_> = disks(&RAID5_LOGGED, seed).into_iter().take(4).collect();
+        let (world, stage) = (World::new(seed), disks.clone());
+        let inside = world.clone();
+        let ended = world.live(async move {
+            let mut client = filled(&inside, &RAID5_LOGGED, &stage, true).await;
+            client.array.flush().await.unwrap();
+            inside.crash_after(2 + inside.random(6));
+            // Two chunks of one row, at least.
+            client.write(512, 7000, Fua::No).await.unwrap();
+            inside.crash_in(0);
+            inside.sleep(Duration::from_secs(1)).await;
+        });
+        assert!(matches!(ended, Ended::Crashed));
+        crash(&disks, Luck::Some, &Random::new(seed));
+        let weak = &disks[seed as usize % 4];
+        let start = raidd_sim::model::superblock(weak).unwrap().data_offset.bytes();
+        weak.spoil(start..start + 4096);
+        let world = World::new(seed + 1000);
+        let inside = world.clone();
+        world.run(async move {
+            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+            assert!(!array.status().resync_is_due, "the logs tell all");
+            let mut client = Client::new(array, &inside);
+            // Elsewhere; by then all that the logs tell is on the disks.
+            client.write(30_000, 512, Fua::No).await.unwrap();
+            disks.iter().for_each(|disk| disk.mend());
+            client.array.stop().await.unwrap();
+            assert_agrees(&disks);
+        });
+    }
 }
