@@ -62,6 +62,13 @@ struct Seating {
     left_out: Vec<(usize, String)>,
 }
 
+impl Seating {
+    /// All that hold a slot, each with the one that is to replace it behind it.
+    fn seated(&self) -> impl Iterator<Item = usize> + Clone {
+        self.slots.iter().flat_map(|&(main, other)| [main, other]).flatten()
+    }
+}
+
 /// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them.
 pub async fn assemble<D: Device + 'static, R: Runtime>(
     mut found: Vec<Found<D>>,
@@ -86,7 +93,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     }
 
     let logs = truth.has_ppl().then(|| {
-        let room = seated(&seating, &found).map(|member| room_bytes(member.superblock.ppl_size())).min();
+        let room = seating.seated().map(|index| room_bytes(found[index].superblock.ppl_size())).min();
         Logs::new(seating.slots.len(), &truth.set_uuid, room.unwrap_or(0), start.replay)
     });
     let deadlines = Deadlines::new(runtime);
@@ -96,8 +103,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         intent.borrow_mut().begin_clean();
     }
     if let Some(intent) = intent.as_ref().filter(|_| !options.fresh) {
-        let others = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
-        let others = others.filter(|&index| index != seating.freshest).map(|index| {
+        let others = seating.seated().filter(|&index| index != seating.freshest).map(|index| {
             let Found { bitmap, superblock, .. } = &found[index];
             let is_as_fresh = superblock.events == truth.events;
             bitmap.as_ref().filter(|bitmap| is_as_fresh && bitmap.superblock.events >= truth.events)
@@ -309,7 +315,7 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     let mut seating =
         Seating { freshest, slots: vec![(None, None); slots], spares: Vec::new(), left_out: Vec::new() };
     for (index, superblock) in superblocks.iter().enumerate() {
-        let trusts = mutant::is(Mutant::TrustStale) && superblock.events.0.saturating_add(1) < truth.events.0;
+        let trusts = mutant::is(Mutant::TrustStale) && is_far_behind(superblock, truth);
         let role = match mutant::is(Mutant::IgnoreRoles) || trusts {
             true => superblock.role(),
             false => truth.role_of(superblock.dev_number),
@@ -339,8 +345,7 @@ fn check_witnesses<D>(found: &[Found<D>], truth: &Superblock, freshest: &str) ->
 /// removed, or whose addition failed half-way, may carry a number that has been given away again.
 fn leave_out_doubles(seating: &mut Seating, superblocks: &[&Superblock]) {
     let number = |index: usize| superblocks[index].dev_number;
-    let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
-    let mut known: Vec<u32> = seated.map(number).collect();
+    let mut known: Vec<u32> = seating.seated().map(number).collect();
     seating.spares.sort_by_key(|&index| std::cmp::Reverse(superblocks[index].events));
     for index in std::mem::take(&mut seating.spares) {
         if known.contains(&number(index)) {
@@ -395,7 +400,12 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
 }
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {
-    superblock.events.0.saturating_add(1) < truth.events.0 && !mutant::is(Mutant::TrustStale)
+    is_far_behind(superblock, truth) && !mutant::is(Mutant::TrustStale)
+}
+
+/// By more than the one generation that a crash may leave a member behind.
+fn is_far_behind(superblock: &Superblock, truth: &Superblock) -> bool {
+    superblock.events.0.saturating_add(1) < truth.events.0
 }
 
 fn check_identities<D>(found: &[Found<D>]) -> Result<(), Refusal> {
@@ -544,11 +554,6 @@ fn distrust_logs(
     Ok(())
 }
 
-/// All that hold a slot.
-fn seated<'a, D>(seating: &Seating, found: &'a [Found<D>]) -> impl Iterator<Item = &'a Found<D>> {
-    seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten().map(|index| &found[index])
-}
-
 fn decide<D: Device>(
     truth: &Superblock,
     geometry: &Geometry,
@@ -571,7 +576,7 @@ fn decide<D: Device>(
         )));
     }
     // All that are as fresh as the freshest are asked: one "dirty" is enough.
-    let seated = seating.slots.iter().flat_map(|&(main, other)| [main, other]).flatten();
+    let seated = seating.seated();
     let peers =
         seated.clone().map(|index| &found[index].superblock).filter(|peer| peer.events == truth.events);
     let resync_offset = peers.map(|peer| peer.resync_offset).chain([truth.resync_offset]).min();

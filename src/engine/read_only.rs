@@ -112,12 +112,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.end_sync_task().await;
         self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
-        if let Some(resync) = &mut self.state.borrow_mut().resync {
-            resync.checkpoint = resync.cursor();
-        }
-        // How far members have been filled since they were found.
-        let filled = self.filling().iter().any(|(member, cursor)| *cursor > member.superblock.recovered());
-        let mut is_due = filled && self.level() != Level::Raid0;
+        let mut is_due = self.take_stock() && self.level() != Level::Raid0;
         // A read may find a member absent meanwhile, which is to be on record, too.
         while std::mem::take(&mut is_due) || self.superblocks_are_behind() {
             self.write_generation(false).await?;
@@ -135,10 +130,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.level() == Level::Raid0 {
             return false;
         }
-        let (recorded, is_unrecorded) = {
+        let is_unrecorded = {
             let state = self.state.borrow();
-            (state.recorded, state.written < state.wanted)
+            state.written < state.wanted
         };
-        is_unrecorded || recorded != Some(self.resync_offset(false))
+        is_unrecorded || !self.says_all()
     }
 }

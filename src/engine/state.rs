@@ -12,6 +12,8 @@ use crate::io::{Device, IoError, IoErrorKind, Runtime};
 use crate::layout::{Geometry, Level};
 use crate::units::{EventCount, MemberSlot, Sector};
 
+const READ_ONLY: IoError = IoError::new(IoErrorKind::ReadOnly, "the array is read-only");
+
 /// Whether the array takes writes, and what its superblocks say.
 ///
 /// Moves: clean -> active (the first write, once all superblocks say dirty) -> clean (idle, all members flushed, all
@@ -258,15 +260,16 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn check_open(&self, to_write: bool) -> Result<(), IoError> {
         match self.state.borrow().phase {
             Phase::Stopped => Err(IoError::new(IoErrorKind::ShuttingDown, "the array is being stopped")),
-            Phase::ReadOnly if to_write => Err(IoError::new(IoErrorKind::ReadOnly, "the array is read-only")),
+            Phase::ReadOnly if to_write => Err(READ_ONLY),
             _ => Ok(()),
         }
     }
+
     /// Refuses a write that was let in before the array became read-only, at the last moment: what has not ended in time
     /// on the last usable copy may still land there, over what would be acknowledged now.
     pub(super) fn check_writable(&self) -> Result<(), IoError> {
         match self.state.borrow().read_only {
-            Some(_) => Err(IoError::new(IoErrorKind::ReadOnly, "the array is read-only")),
+            Some(_) => Err(READ_ONLY),
             None => Ok(()),
         }
     }

@@ -366,10 +366,24 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let state = self.state.borrow();
             state.phase == Phase::Clean && state.suspect.is_empty()
         };
-        if is_settled && self.state.borrow().recorded != Some(self.resync_offset(false)) {
+        if is_settled && !self.says_all() {
             self.checkpoint_resync().await?;
         }
         Ok(())
+    }
+
+    /// Whether the superblocks say how far redundancy agrees in an array that nobody writes.
+    pub(super) fn says_all(&self) -> bool {
+        self.state.borrow().recorded == Some(self.resync_offset(false))
+    }
+
+    /// Before the last superblocks are written: the resync has come as far as it is, and members have been filled as far
+    /// as they are. True if that is farther than when they were found.
+    pub(super) fn take_stock(&self) -> bool {
+        if let Some(resync) = &mut self.state.borrow_mut().resync {
+            resync.checkpoint = resync.cursor();
+        }
+        self.filling().iter().any(|(member, cursor)| *cursor > member.superblock.recovered())
     }
 
     /// Stops the array: nothing new is let in, what is under way is waited for, and the superblocks say clean. The
@@ -390,18 +404,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             self.clear_idle_bits(Duration::ZERO).await?;
         }
         let _lane = self.lane.lock(0..1).await;
-        if let Some(resync) = &mut self.state.borrow_mut().resync {
-            resync.checkpoint = resync.cursor();
-        }
-        // How far members have been filled since they were found.
-        let has_progressed =
-            self.filling().iter().any(|(member, cursor)| *cursor > member.superblock.recovered());
+        let has_progressed = self.take_stock();
         // A failure that was recorded on the way here has made the superblocks say dirty, whatever they said before.
-        let recorded = self.state.borrow().recorded;
         if self.level() == Level::Raid0
             || was == Phase::ReadOnly
             || was == Phase::Stopped
-            || recorded == Some(self.resync_offset(false)) && !has_progressed && !self.replay_is_due()
+            || self.says_all() && !has_progressed && !self.replay_is_due()
         {
             return Ok(());
         }

@@ -15,7 +15,7 @@ pub(super) fn check_room<D>(
     found: &[Found<D>],
 ) -> Result<(), Refusal> {
     let used = geometry.used_member_sectors();
-    for index in seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten() {
+    for index in seating.seated() {
         let has = found[index].superblock.data_size;
         if let Geometry::Copies(copies) = geometry
             && copies.copies() == 1
@@ -33,8 +33,7 @@ pub(super) fn check_room<D>(
 
 /// The largest block of any member: what all of them are read and written in.
 pub(super) fn block_bytes<D: Device>(seating: &Seating, found: &[Found<D>]) -> u64 {
-    let seated = seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten();
-    let all = seated.chain(seating.spares.iter().copied());
+    let all = seating.seated().chain(seating.spares.iter().copied());
     let blocks = all.map(|index| u64::from(found[index].device.info().read_block_bytes));
     blocks.max().unwrap_or(SECTOR_BYTES).max(SECTOR_BYTES)
 }
@@ -59,8 +58,7 @@ pub(super) fn check_blocks<D>(
     if !whole(geometry.array_sectors()) {
         return refuse("the array's size");
     }
-    let seated = seating.slots.iter().flat_map(|&(main, replacement)| [main, replacement]).flatten();
-    let all = seated.chain(seating.spares.iter().copied()).map(|index| &found[index]);
+    let all = seating.seated().chain(seating.spares.iter().copied()).map(|index| &found[index]);
     if all.clone().any(|member| !whole(member.superblock.data_offset)) {
         return refuse("the data offset of a member");
     }
