@@ -68,8 +68,8 @@ pub fn run(seed: u64, profile: Profile, narrow: Narrow, telling: bool) -> Report
         world.tell_all();
         println!("{plan:#?}");
     }
-    if plan.sessions {
-        world.wait_no_longer_than(Duration::from_secs(1));
+    if !plan.sessions {
+        world.starve_tasks();
     }
     let disks = plan.platters();
     endow(&disks, world.dice());

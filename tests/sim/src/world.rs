@@ -149,7 +149,7 @@ impl World {
             hash: Cell::new(seed),
             telling: Cell::new(false),
             slowness: Cell::new(1),
-            far: Cell::new(u64::MAX),
+            far: Cell::new(1_000_000_000),
         }))
     }
 
@@ -173,15 +173,19 @@ impl World {
         self.0.slowness.get()
     }
 
-    /// While tasks are ready the clock moves by less than this at once. A peer's patience is not to end while nobody
-    /// lets it have its turn.
-    pub fn wait_no_longer_than(&self, far: Duration) {
-        self.0.far.set(far.as_nanos() as u64);
+    /// While tasks are ready the clock moves by less than a second at once: nobody's patience is to end while nobody
+    /// lets the other have its turn. After this it may, which only those survive who promise nothing about time.
+    pub fn starve_tasks(&self) {
+        self.0.far.set(u64::MAX);
     }
 
     fn has_event_near(&self) -> bool {
-        let next = self.0.events.borrow().peek().map(|event| event.when);
-        next.is_some_and(|when| when.saturating_sub(self.0.now.get()) < self.0.far.get())
+        self.0.events.borrow().peek().is_some_and(|event| event.when < self.near())
+    }
+
+    /// What is before this is not far away.
+    fn near(&self) -> u64 {
+        self.0.now.get().saturating_add(self.0.far.get())
     }
 
     /// Everything stops so many steps from now.
@@ -373,7 +377,12 @@ impl World {
             match ready.len() {
                 0 => None,
                 1 if self.random(16) > 0 => ready.pop(),
-                _ if self.random(16) == 0 && self.has_event_near() => None,
+                // Whoever could go on is kept waiting, but not for long.
+                _ if self.random(16) == 0 && self.has_event_near() => {
+                    drop(ready);
+                    self.pass_time(self.near());
+                    return true;
+                }
                 count => {
                     let index = self.random(count as u64) as usize;
                     Some(ready.swap_remove(index))
@@ -384,7 +393,8 @@ impl World {
             Some(task) => self.poll(task),
             // The events that are left may be timers that nobody waits for any more.
             None => {
-                return self.pass_time() || !self.0.ready.lock().expect("nobody panics with it").is_empty();
+                return self.pass_time(u64::MAX)
+                    || !self.0.ready.lock().expect("nobody panics with it").is_empty();
             }
         }
         true
@@ -409,10 +419,16 @@ impl World {
         }
     }
 
-    fn pass_time(&self) -> bool {
+    /// Lets the next thing happen, if that is before `limit`.
+    fn pass_time(&self, limit: u64) -> bool {
         loop {
-            let next = self.0.events.borrow_mut().pop();
-            let Some(event) = next else { return false };
+            let event = {
+                let mut events = self.0.events.borrow_mut();
+                match events.peek() {
+                    Some(event) if event.when < limit => events.pop().expect("just seen"),
+                    _ => return false,
+                }
+            };
             match event.what {
                 What::Timer(timer) => {
                     let waker = {
