@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::operator::{open_problem, problem};
+use super::patience::{self, Silent};
 use super::probe;
 use crate::api::{BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode};
 use crate::layout::Level;
@@ -36,8 +37,7 @@ pub fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Ca
             out.push(None);
             continue;
         };
-        let disk = OpenedDisk::open(Path::new(path), OpenOptions::default())
-            .map_err(|error| open_problem(&error))?;
+        let disk = open(Path::new(path), OpenOptions::default())?;
         if !spec.force
             && let Some(what) = probe::contents(Path::new(path))
                 .map_err(|why| problem(ProblemCode::DeviceUnavailable, why))?
@@ -66,7 +66,7 @@ pub fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Ca
 pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result<(Candidate, bool), Problem> {
     // A device that was just removed is let go when its last operation has ended.
     let options = OpenOptions { wait_for_lock: WAIT_FOR_LOCK, ..OpenOptions::default() };
-    let disk = OpenedDisk::open(Path::new(path), options).map_err(|error| open_problem(&error))?;
+    let disk = open(Path::new(path), options)?;
     let superblock = probe::superblock(Path::new(path));
     let was_member = superblock.as_ref().is_some_and(|superblock| superblock.set_uuid == *set_uuid);
     if former_only && !was_member {
@@ -96,10 +96,26 @@ pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result
     Ok((Candidate { disk, label: path.to_owned() }, was_member))
 }
 
+/// Opens a device, if it answers.
+fn open(path: &Path, options: OpenOptions) -> Result<OpenedDisk, Problem> {
+    let opened = patience::ask(path, options.wait_for_lock, move |path| OpenedDisk::open(path, options));
+    opened.map_err(silent_problem)?.map_err(|error| open_problem(&error))
+}
+
+/// Says which device it is, if it answers.
+pub fn identify(path: &Path) -> Result<Identity, Problem> {
+    let identity = patience::ask(path, Duration::ZERO, Identity::of);
+    identity.map_err(silent_problem)?.map_err(|error| open_problem(&error))
+}
+
+fn silent_problem(silent: Silent) -> Problem {
+    problem(ProblemCode::DeviceUnavailable, silent.to_string())
+}
+
 fn check_distinct<'a>(paths: impl Iterator<Item = &'a String>) -> Result<(), Problem> {
     let mut seen: HashMap<Identity, &String> = HashMap::new();
     for path in paths {
-        let identity = Identity::of(Path::new(path)).map_err(|error| open_problem(&error))?;
+        let identity = identify(Path::new(path))?;
         if let Some(other) = seen.insert(identity, path) {
             let why = format!("{other} and {path} are one and the same device: name each member once");
             return Err(problem(ProblemCode::InvalidRequest, why));
@@ -223,7 +239,14 @@ pub fn open_members(
         }
         let wait_for_lock = deadline.saturating_duration_since(Instant::now());
         let options = OpenOptions { read_only, exclusive: true, wait_for_lock };
-        let identity = Identity::of(path).map_err(|error| open_problem(&error))?;
+        let identity = match identify(path) {
+            Ok(identity) => identity,
+            Err(error) if strict => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "member left out");
+                continue;
+            }
+        };
         if let Some(other) = seen.insert(identity, path) {
             if !strict {
                 continue;
@@ -232,9 +255,9 @@ pub fn open_members(
             let why = format!("{a} and {b} are one and the same device: name each member once");
             return Err(problem(ProblemCode::InvalidRequest, why));
         }
-        match OpenedDisk::open(path, options) {
+        match open(path, options) {
             Ok(disk) => out.push(Candidate { disk, label: path.display().to_string() }),
-            Err(error) if strict => return Err(open_problem(&error)),
+            Err(error) if strict => return Err(error),
             Err(error) => tracing::warn!(%error, "member left out"),
         }
     }
@@ -250,9 +273,9 @@ pub fn find_members(uuid: &[u8; 16], last_seen: &[String]) -> Vec<PathBuf> {
         return known;
     }
     let mut all = known;
-    let mut seen: Vec<_> = all.iter().filter_map(|path| Identity::of(path).ok()).collect();
+    let mut seen: Vec<_> = all.iter().filter_map(|path| identify(path).ok()).collect();
     for path in probe::block_devices().into_iter().filter(is_member) {
-        let Ok(identity) = Identity::of(&path) else { continue };
+        let Ok(identity) = identify(&path) else { continue };
         if !seen.contains(&identity) {
             seen.push(identity);
             all.push(path);
@@ -267,7 +290,7 @@ pub fn find_all(known: &[String]) -> HashMap<[u8; 16], Vec<PathBuf>> {
     let mut seen = Vec::new();
     for path in known.iter().map(PathBuf::from).chain(probe::block_devices()) {
         let Some(superblock) = probe::superblock(&path) else { continue };
-        let Ok(identity) = Identity::of(&path) else { continue };
+        let Ok(identity) = identify(&path) else { continue };
         if !seen.contains(&identity) {
             seen.push(identity);
             out.entry(superblock.set_uuid).or_default().push(path);

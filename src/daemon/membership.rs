@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use super::array_home::{DiskArray, resident};
 use super::faults::MemberDisk;
-use super::members::{Candidate, open_to_add};
+use super::members::{Candidate, identify, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
 use super::registry::Entry;
 use super::report;
 use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::md::format_uuid;
-use crate::reactor::{Disk, Identity};
+use crate::reactor::{Disk, runtime};
 
 /// Makes settings hold; those that are not named stay.
 pub fn apply(array: &DiskArray, tuning: Tuning) {
@@ -74,8 +74,8 @@ impl Operator {
                 return Some(literally.clone());
             }
             // The same disk may be named by another path than the one it was opened by.
-            let identity = Identity::of(&wanted).ok()?;
-            paths.into_iter().find(|path| Identity::of(Path::new(path)).ok() == Some(identity))
+            let identity = identify(&wanted).ok()?;
+            paths.into_iter().find(|path| identify(Path::new(path)).ok() == Some(identity))
         })
         .await
     }
@@ -187,7 +187,7 @@ impl Operator {
         Self::on_array(entry, move |array| async move {
             let disk = MemberDisk::new(Disk::new(disk), &label, injectable);
             if was_member && welcome != Welcome::New {
-                let back = match engine::load(disk.clone(), label.clone(), &pool).await {
+                let back = match engine::load(disk.clone(), label.clone(), &pool, &runtime()).await {
                     Ok(found) => array.re_add(found).await,
                     Err(refusal) => Err(refusal),
                 };

@@ -12,6 +12,7 @@ mod faults;
 mod members;
 mod membership;
 mod operator;
+mod patience;
 mod probe;
 mod registry;
 mod report;

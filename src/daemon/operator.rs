@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::broadcast;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
@@ -147,10 +148,12 @@ impl Operator {
                 label,
             });
             let new: Vec<_> = new.collect();
-            create::write(&new, &created, zero, &memory.metadata).await?;
+            create::write(&new, &created, zero, &memory.metadata, &runtime()).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            start_here(array, devices, &options, Tuning::default(), false, teller, &memory).await
+            let beginning =
+                Beginning { strict: true, options, tuning: Tuning::default(), protect: false, teller };
+            start_here(array, devices, beginning, &memory).await
         });
         made.await
             .map_err(|_| internal("a reactor has ended"))?
@@ -325,7 +328,8 @@ impl Operator {
             let devices = candidates.into_iter().map(|Candidate { disk, label }| {
                 (MemberDisk::new(Disk::new(disk), &label, injectable), label)
             });
-            start_here(array, devices.collect(), &options, tuning, protect, teller, &memory).await
+            let beginning = Beginning { strict, options, tuning, protect, teller };
+            start_here(array, devices.collect(), beginning, &memory).await
         });
         started
             .await
@@ -562,21 +566,43 @@ impl control::Operator for Operator {
     }
 }
 
+/// How an array is started.
+struct Beginning {
+    /// Every device must be readable; otherwise those that are not, or do not answer, are passed over.
+    strict: bool,
+    options: AssembleOptions,
+    tuning: Tuning,
+    /// The operator had made it read-only.
+    protect: bool,
+    teller: Teller,
+}
+
 /// Loads, assembles and starts an array on this reactor.
 async fn start_here(
     id: ArrayId,
     devices: Vec<(MemberDisk, String)>,
-    options: &AssembleOptions,
-    tuning: Tuning,
-    protect: bool,
-    teller: Teller,
+    beginning: Beginning,
     memory: &Memory,
 ) -> Result<(), Refusal> {
-    let mut found = Vec::new();
-    for (device, label) in devices {
-        found.push(engine::load(device, label, &memory.metadata).await?);
+    let Beginning { strict, options, tuning, protect, teller } = beginning;
+    let runtime = runtime();
+    let loads =
+        devices.into_iter().map(|(device, label)| engine::load(device, label, &memory.metadata, &runtime));
+    let (mut found, mut unreadable) = (Vec::new(), None);
+    for loaded in join_all(loads).await {
+        match loaded {
+            Ok(member) => found.push(member),
+            Err(refusal @ Refusal::Unreadable { .. }) if !strict => {
+                tracing::warn!(%refusal, "member left out");
+                unreadable = Some(refusal);
+            }
+            Err(refusal) => return Err(refusal),
+        }
     }
-    let array = engine::assemble(found, options, memory, &runtime()).await?;
+    if let Some(refusal) = unreadable.filter(|_| found.is_empty()) {
+        return Err(refusal);
+    }
+    let array = engine::assemble(found, &options, memory, &runtime).await?;
     apply(&array, tuning);
     let name = array.name().to_owned();
     array.listen(move |event| teller.tell_engine(&name, event));

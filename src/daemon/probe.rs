@@ -4,11 +4,17 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use super::patience;
 use crate::md::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock};
 
 /// What libblkid finds on a device: a filesystem, a superblock, a partition table. None: nothing. An error is one line.
 pub fn contents(path: &Path) -> Result<Option<String>, String> {
+    patience::ask(path, Duration::ZERO, ask_blkid).map_err(|silent| silent.to_string())?
+}
+
+fn ask_blkid(path: &Path) -> Result<Option<String>, String> {
     // blkid is where only root has it in the path.
     let programs = ["blkid", "/usr/sbin/blkid", "/sbin/blkid"];
     let run = |program| Command::new(program).args(["-p", "-o", "export"]).arg("--").arg(path).output();
@@ -38,6 +44,10 @@ pub fn contents(path: &Path) -> Result<Option<String>, String> {
 
 /// The superblock on a device, if it can be read and has one that holds together. Nothing is locked.
 pub fn superblock(path: &Path) -> Option<Superblock> {
+    patience::ask(path, Duration::ZERO, read_superblock).ok()?
+}
+
+fn read_superblock(path: &Path) -> Option<Superblock> {
     let metadata = std::fs::metadata(path).ok()?;
     // Opening a pipe would block.
     if !metadata.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type()) {

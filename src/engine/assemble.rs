@@ -23,7 +23,7 @@ use super::array::{Array, Memory};
 use super::bitmap::Intent;
 use super::deadline::Deadlines;
 use super::error::Refusal;
-use super::load::Found;
+use super::load::{Found, Source};
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
@@ -87,8 +87,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     check_room(&geometry, &seating, &found)?;
     check_blocks(&geometry, &seating, &found, block_bytes)?;
     let mut start = decide(&truth, &geometry, &seating, &found, options)?;
+    let deadlines = Deadlines::new(runtime);
     if start.replay {
-        let told = ppl::replay(&truth, &geometry, &seating.slots, &mut found, &memory.metadata).await;
+        let source = Source { pool: &memory.metadata, deadlines: &deadlines };
+        let told = ppl::replay(&truth, &geometry, &seating.slots, &mut found, source).await;
         distrust_logs(&mut start, &truth, told, options)?;
     }
 
@@ -96,7 +98,6 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         let room = seating.seated().map(|index| room_bytes(found[index].superblock.ppl_size())).min();
         Logs::new(seating.slots.len(), &truth.set_uuid, room.unwrap_or(0), start.replay)
     });
-    let deadlines = Deadlines::new(runtime);
     let intent = found[seating.freshest].bitmap.take();
     let intent = intent.map(|bitmap| intent_of(bitmap, &truth, &geometry, block_bytes)).transpose()?;
     if let Some(intent) = intent.as_ref().filter(|_| options.fresh && start.resync.is_none()) {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::bitmap::bitmap_offset_bytes;
+use super::deadline::Deadlines;
 use super::error::Refusal;
-use crate::io::{Device, Pool};
+use crate::io::{Device, Pool, Runtime};
 use crate::md::{
     self, Bitmap, BitmapSuperblock, Features, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock,
 };
@@ -32,13 +34,20 @@ pub struct Found<D> {
     pub(super) replayed: BTreeMap<u64, [u8; SECTOR_BYTES as usize]>,
 }
 
-/// Reads a device's metadata. Refuses what has none, what is damaged, and what uses features that raidd cannot serve.
-pub async fn load<D: Device>(device: D, label: String, pool: &Pool) -> Result<Found<D>, Refusal> {
+/// Reads a device's metadata. Refuses what has none, what is damaged, and what uses features that raidd cannot serve; and
+/// what does not answer a read within the deadline that members have.
+pub async fn load<D: Device, R: Runtime>(
+    device: D,
+    label: String,
+    pool: &Pool,
+    runtime: &R,
+) -> Result<Found<D>, Refusal> {
+    let source = Source { pool, deadlines: &Deadlines::new(runtime) };
     let refuse = |why: String| Refusal::BadMember { member: label.clone(), why };
     if device.info().size_bytes < SUPERBLOCK_OFFSET_BYTES + SUPERBLOCK_BYTES as u64 {
         return Err(refuse("too small to hold an md superblock; was it truncated?".into()));
     }
-    let bytes = read_bytes(&device, &label, pool, SUPERBLOCK_OFFSET_BYTES, SUPERBLOCK_BYTES as u64).await?;
+    let bytes = source.read(&device, &label, SUPERBLOCK_OFFSET_BYTES, SUPERBLOCK_BYTES as u64).await?;
     let superblock =
         Superblock::parse(&bytes).map_err(|error| Refusal::NotAMember { member: label.clone(), error })?;
     if let Some(why) = superblock.unsupported() {
@@ -61,9 +70,9 @@ pub async fn load<D: Device>(device: D, label: String, pool: &Pool) -> Result<Fo
         ppl_log: Vec::new(),
         replayed: BTreeMap::new(),
     };
-    found.load_bad_blocks(pool).await?;
-    found.load_bitmap(pool).await?;
-    found.load_ppl(pool).await?;
+    found.load_bad_blocks(&source).await?;
+    found.load_bitmap(&source).await?;
+    found.load_ppl(&source).await?;
     Ok(found)
 }
 
@@ -75,7 +84,7 @@ impl<D: Device> Found<D> {
     /// Reads `len` sectors at a sector of the device, if they lie before the data.
     async fn metadata(
         &self,
-        pool: &Pool,
+        source: &Source<'_>,
         at: Option<Sector>,
         len: u64,
         what: &str,
@@ -85,16 +94,16 @@ impl<D: Device> Found<D> {
         let Some(place) = place else {
             return Err(self.refuse(&format!("its {what} is said to lie outside of the device")));
         };
-        read_bytes(&self.device, &self.label, pool, place.bytes(), len * SECTOR_BYTES).await
+        source.read(&self.device, &self.label, place.bytes(), len * SECTOR_BYTES).await
     }
 
-    async fn load_bad_blocks(&mut self, pool: &Pool) -> Result<(), Refusal> {
+    async fn load_bad_blocks(&mut self, source: &Source<'_>) -> Result<(), Refusal> {
         let superblock = &self.superblock;
         if !superblock.feature_map.contains(Features::BAD_BLOCKS) {
             return Ok(());
         }
         let len = u64::from(superblock.bblog_size);
-        let bytes = self.metadata(pool, superblock.bad_blocks_sector(), len, "bad block log").await?;
+        let bytes = self.metadata(source, superblock.bad_blocks_sector(), len, "bad block log").await?;
         let log = md::bad_blocks::parse(&bytes, superblock.bblog_shift, superblock.data_offset);
         let log = log.map_err(|error| {
             self.refuse(&format!("its bad block log is damaged: {error}; use mdadm for it"))
@@ -103,13 +112,13 @@ impl<D: Device> Found<D> {
         Ok(())
     }
 
-    async fn load_bitmap(&mut self, pool: &Pool) -> Result<(), Refusal> {
+    async fn load_bitmap(&mut self, source: &Source<'_>) -> Result<(), Refusal> {
         let superblock = &self.superblock;
         if !superblock.feature_map.contains(Features::BITMAP) || superblock.has_ppl() {
             return Ok(());
         }
         let at = superblock.bitmap_sector();
-        let bytes = self.metadata(pool, at, 1, "write-intent bitmap").await?;
+        let bytes = self.metadata(source, at, 1, "write-intent bitmap").await?;
         let at = at.map(Sector::bytes);
         assert!(at == Some(bitmap_offset_bytes(superblock.bitmap_offset)), "one place, told in two ways");
         let bitmap = BitmapSuperblock::parse(&bytes).map_err(|error| {
@@ -126,43 +135,51 @@ impl<D: Device> Found<D> {
         if len > room.0 {
             return Err(self.refuse("its write-intent bitmap is larger than the room there is for it"));
         }
-        let bytes = self.metadata(pool, Some(start), len, "write-intent bitmap").await?;
+        let bytes = self.metadata(source, Some(start), len, "write-intent bitmap").await?;
         self.bitmap = Bitmap::parse(&bytes).ok();
         Ok(())
     }
 
-    async fn load_ppl(&mut self, pool: &Pool) -> Result<(), Refusal> {
+    async fn load_ppl(&mut self, source: &Source<'_>) -> Result<(), Refusal> {
         // Another member may know that the array is dirty, where this one does not.
         if self.superblock.has_ppl() {
             let len = u64::from(self.superblock.ppl_size());
             self.ppl_log =
-                self.metadata(pool, self.superblock.ppl_sector(), len, "partial parity log").await?;
+                self.metadata(source, self.superblock.ppl_sector(), len, "partial parity log").await?;
         }
         Ok(())
     }
 }
 
-/// Reads any bytes of a device, blocks and buffers notwithstanding.
-pub(super) async fn read_bytes<D: Device>(
-    device: &D,
-    label: &str,
-    pool: &Pool,
-    offset_bytes: u64,
-    len_bytes: u64,
-) -> Result<Vec<u8>, Refusal> {
-    let block = u64::from(device.info().read_block_bytes);
-    let end = (offset_bytes + len_bytes).next_multiple_of(block);
-    let mut at = offset_bytes - offset_bytes % block;
-    let skip = (offset_bytes - at) as usize;
-    let mut bytes = Vec::with_capacity((end - at) as usize);
-    while at < end {
-        let buf = pool.alloc((end - at).min(STEP_BYTES) as usize).await;
-        let read = device.read(at, buf).await;
-        let buf = read.map_err(|error| Refusal::Unreadable { member: label.to_owned(), error })?;
-        bytes.extend_from_slice(&buf);
-        at += buf.len() as u64;
+/// How devices are read that are no members yet.
+pub(super) struct Source<'a> {
+    pub pool: &'a Pool,
+    pub deadlines: &'a Rc<Deadlines>,
+}
+
+impl Source<'_> {
+    /// Reads any bytes of a device, blocks and buffers notwithstanding.
+    pub async fn read<D: Device>(
+        &self,
+        device: &D,
+        label: &str,
+        offset_bytes: u64,
+        len_bytes: u64,
+    ) -> Result<Vec<u8>, Refusal> {
+        let block = u64::from(device.info().read_block_bytes);
+        let end = (offset_bytes + len_bytes).next_multiple_of(block);
+        let mut at = offset_bytes - offset_bytes % block;
+        let skip = (offset_bytes - at) as usize;
+        let mut bytes = Vec::with_capacity((end - at) as usize);
+        while at < end {
+            let buf = self.pool.alloc((end - at).min(STEP_BYTES) as usize).await;
+            let read = self.deadlines.bound(0, device.read(at, buf)).await;
+            let buf = read.map_err(|error| Refusal::Unreadable { member: label.to_owned(), error })?;
+            bytes.extend_from_slice(&buf);
+            at += buf.len() as u64;
+        }
+        bytes.drain(..skip);
+        bytes.truncate(len_bytes as usize);
+        Ok(bytes)
     }
-    bytes.drain(..skip);
-    bytes.truncate(len_bytes as usize);
-    Ok(bytes)
 }

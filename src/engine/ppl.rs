@@ -12,10 +12,13 @@
 //! makes of it, which is right unless its write was cut off. (md fails the member.) Left alone, it might read again one
 //! day, and parity that fits neither it nor the rest would make anything of its neighbours.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use super::load::{Found, read_bytes};
-use crate::io::{Device, Pool};
+use super::error::Refusal;
+use super::load::{Found, Source};
+use crate::io::{Device, IoErrorKind};
 use crate::layout::{Geometry, Parity};
 use crate::md::{Superblock, ppl};
 use crate::parity;
@@ -47,9 +50,10 @@ pub(super) async fn replay<D: Device>(
     geometry: &Geometry,
     slots: &Slots,
     found: &mut [Found<D>],
-    pool: &Pool,
+    source: Source<'_>,
 ) -> bool {
     let Geometry::Parity(geometry) = geometry else { return true };
+    let replay = Replay { geometry, slots, source, silent: RefCell::default() };
     let signature = ppl::signature(&truth.set_uuid);
     let (mut told, mut replayed, mut lost) = (true, 0, BTreeSet::new());
     for index in slots.iter().filter_map(|&(main, other)| main.or(other)) {
@@ -66,99 +70,153 @@ pub(super) async fn replay<D: Device>(
                 return false;
             }
             let partial = &log[entry.parity.clone()];
-            lost.extend(replay_span(geometry, slots, found, index, pool, &span, partial).await);
+            lost.extend(replay.span(found, index, &span, partial).await);
         }
     }
-    // Not before all is replayed: another entry may tell the same row's parity.
-    if !lost.is_empty() {
-        let array = truth.name();
-        tracing::warn!(
-            array,
-            sectors = lost.len(),
-            "unreadable where it was being written: made of the rest"
-        );
+    // Parity that no log vouches for makes nothing.
+    if !told || lost.is_empty() {
+        return told;
     }
+    let array = truth.name();
+    tracing::warn!(array, sectors = lost.len(), "unreadable where it was being written: made of the rest");
+    // Not before all is replayed: another entry may tell the same row's parity.
     for sector in lost {
-        told &= restore(geometry, slots, found, pool, sector).await;
+        told &= replay.restore(found, sector).await;
     }
     told
 }
 
-/// Works out the parity of one entry's rows, for the member `index`. Gives the array sectors that could not be read where
-/// nothing else is missing.
-async fn replay_span<D: Device>(
-    geometry: &Parity,
-    slots: &Slots,
-    found: &mut [Found<D>],
-    index: usize,
-    pool: &Pool,
-    span: &Span,
-    partial: &[u8],
-) -> Vec<u64> {
-    let (mut line, mut lost) = (0, Vec::new());
-    while line < span.height {
-        let (changed, len) = span.run(geometry.chunk().0, line);
-        let place = geometry.locate(Sector(span.first + line));
-        let row = geometry.stripe(place.stripe).sector + place.offset;
-        let mut data = Vec::new();
-        for &sector in &changed {
-            data.push(data_run(geometry, slots, found, pool, sector, len).await);
-        }
-        for number in 0..len {
-            // Where something that was being written is not there, parity stays as it is.
-            let cells = data.iter().map(|run| run.cell(number));
-            if data.is_empty() || cells.clone().any(|cell| cell == Cell::NotHeld) {
-                continue;
-            }
-            let unreadable = cells.clone().zip(&changed).filter(|&(cell, _)| cell == Cell::Unreadable);
-            let before = lost.len();
-            lost.extend(unreadable.map(|(_, sector)| sector + number));
-            if lost.len() > before {
-                continue;
-            }
-            let mut sources: Vec<&[u8]> = cells.filter_map(Cell::bytes).collect();
-            sources.extend(partial.chunks_exact(SECTOR_BYTES as usize).nth((line + number) as usize));
-            let mut made = [0; SECTOR_BYTES as usize];
-            parity::xor(&sources, &mut made);
-            found[index].replayed.insert(row.0 + number, made);
-        }
-        line += len;
-    }
-    lost
+/// What is the same for all entries.
+struct Replay<'a> {
+    geometry: &'a Parity,
+    slots: &'a Slots,
+    source: Source<'a>,
+    /// Members that do not answer, and are not asked again.
+    silent: RefCell<BTreeSet<usize>>,
 }
 
-/// Makes an array sector of the rest of its row. False if that cannot be read either.
-async fn restore<D: Device>(
-    geometry: &Parity,
-    slots: &Slots,
-    found: &mut [Found<D>],
-    pool: &Pool,
-    sector: u64,
-) -> bool {
-    let place = geometry.locate(Sector(sector));
-    let stripe = geometry.stripe(place.stripe);
-    let row = (stripe.sector + place.offset).0;
-    let lost = stripe.data[place.data];
-    let mut runs = Vec::new();
-    for slot in stripe.data.iter().chain([&stripe.p]).filter(|&&slot| slot != lost) {
-        let (main, other) = slots[slot.index()];
-        let Some(member) = main.or(other).map(|index| &found[index]) else { return false };
-        runs.push(member_run(member, pool, row, 1).await);
+impl Replay<'_> {
+    /// Works out the parity of one entry's rows, for the member `index`. Gives the array sectors that could not be read
+    /// where nothing else is missing.
+    async fn span<D: Device>(
+        &self,
+        found: &mut [Found<D>],
+        index: usize,
+        span: &Span,
+        partial: &[u8],
+    ) -> Vec<u64> {
+        let (mut line, mut lost) = (0, Vec::new());
+        while line < span.height {
+            let (changed, len) = span.run(self.geometry.chunk().0, line);
+            let (_, row) = self.place(span.first + line);
+            let mut data = Vec::new();
+            for &sector in &changed {
+                data.push(self.data(found, sector, len).await);
+            }
+            for number in 0..len {
+                // Where something that was being written is not there, parity stays as it is.
+                let cells = data.iter().map(|run| run.cell(number));
+                if data.is_empty() || cells.clone().any(|cell| cell == Cell::NotHeld) {
+                    continue;
+                }
+                let unreadable = cells.clone().zip(&changed).filter(|&(cell, _)| cell == Cell::Unreadable);
+                let before = lost.len();
+                lost.extend(unreadable.map(|(_, sector)| sector + number));
+                if lost.len() > before {
+                    continue;
+                }
+                let mut sources: Vec<&[u8]> = cells.filter_map(Cell::bytes).collect();
+                sources.extend(partial.chunks_exact(SECTOR_BYTES as usize).nth((line + number) as usize));
+                let mut made = [0; SECTOR_BYTES as usize];
+                parity::xor(&sources, &mut made);
+                found[index].replayed.insert(row + number, made);
+            }
+            line += len;
+        }
+        lost
     }
-    let cells: Vec<Cell<'_>> = runs.iter().map(|run| run.cell(0)).collect();
-    if cells.last() == Some(&Cell::NotHeld) {
-        return true; // Parity that nobody holds agrees with everything.
+
+    /// Makes an array sector of the rest of its row. False if that cannot be read either.
+    async fn restore<D: Device>(&self, found: &mut [Found<D>], sector: u64) -> bool {
+        let (lost, row) = self.place(sector);
+        let stripe = self.geometry.stripe(self.geometry.locate(Sector(sector)).stripe);
+        let mut runs = Vec::new();
+        for slot in
+            stripe.data.iter().chain([&stripe.p]).map(|slot| slot.index()).filter(|&slot| slot != lost)
+        {
+            runs.push(self.rows(found, slot, row..row + 1).await);
+        }
+        let cells: Vec<Cell<'_>> = runs.iter().map(|run| run.cell(0)).collect();
+        if cells.last() == Some(&Cell::NotHeld) {
+            return true; // Parity that nobody holds agrees with everything.
+        }
+        let sources: Vec<&[u8]> = cells.iter().filter_map(|cell| cell.bytes()).collect();
+        if sources.len() < cells.len() {
+            return false;
+        }
+        let mut made = [0; SECTOR_BYTES as usize];
+        parity::xor(&sources, &mut made);
+        let (main, other) = self.slots[lost];
+        found[main.or(other).expect("it was there a moment ago")].replayed.insert(row, made);
+        true
     }
-    let sources: Vec<&[u8]> = cells.iter().filter_map(|cell| cell.bytes()).collect();
-    if sources.len() < cells.len() {
-        return false;
+
+    /// The slot of an array sector, and its row.
+    fn place(&self, sector: u64) -> (usize, u64) {
+        let place = self.geometry.locate(Sector(sector));
+        let stripe = self.geometry.stripe(place.stripe);
+        (stripe.data[place.data].index(), (stripe.sector + place.offset).0)
     }
-    let mut made = [0; SECTOR_BYTES as usize];
-    parity::xor(&sources, &mut made);
-    let (main, other) = slots[lost.index()];
-    let index = main.or(other).expect("it was there a moment ago");
-    found[index].replayed.insert(row, made);
-    true
+
+    /// Array sectors that lie in one chunk, from its data member.
+    async fn data<D: Device>(&self, found: &[Found<D>], sector: u64, len: u64) -> Run {
+        let (slot, row) = self.place(sector);
+        self.rows(found, slot, row..row + len).await
+    }
+
+    /// Rows of a slot's member, with what has been replayed of them.
+    async fn rows<D: Device>(&self, found: &[Found<D>], slot: usize, rows: Range<u64>) -> Run {
+        let (main, other) = self.slots[slot];
+        let Some(index) = main.or(other) else {
+            return Run::Sectors(rows.map(|_| Err(Missing::NotHeld)).collect());
+        };
+        let member = &found[index];
+        let held = |from: u64, to: u64| {
+            to <= member.superblock.recovered().0
+                && !member.bad.iter().any(|bad| bad.start < to && from < bad.end)
+        };
+        let is_plain = member.replayed.range(rows.clone()).next().is_none();
+        if is_plain
+            && held(rows.start, rows.end)
+            && let Some(bytes) = self.read(member, index, rows.clone()).await
+        {
+            return Run::Whole(bytes);
+        }
+        let mut sectors = Vec::new();
+        for row in rows {
+            sectors.push(match member.replayed.get(&row) {
+                _ if !held(row, row + 1) => Err(Missing::NotHeld),
+                Some(bytes) => Ok(bytes.to_vec()),
+                None => self.read(member, index, row..row + 1).await.ok_or(Missing::Unreadable),
+            });
+        }
+        Run::Sectors(sectors)
+    }
+
+    async fn read<D: Device>(&self, member: &Found<D>, index: usize, rows: Range<u64>) -> Option<Vec<u8>> {
+        if self.silent.borrow().contains(&index) {
+            return None;
+        }
+        let at = member.superblock.data_offset + Sector(rows.start);
+        let len_bytes = (rows.end - rows.start) * SECTOR_BYTES;
+        let read = self.source.read(&member.device, &member.label, at.bytes(), len_bytes).await;
+        if let Err(Refusal::Unreadable { error, .. }) = &read
+            && error.kind == IoErrorKind::Timeout
+        {
+            self.silent.borrow_mut().insert(index);
+        }
+        read.ok()
+    }
 }
 
 impl Span {
@@ -240,50 +298,4 @@ impl Run {
             },
         }
     }
-}
-
-/// Array sectors that lie in one chunk, from its data member.
-async fn data_run<D: Device>(
-    geometry: &Parity,
-    slots: &Slots,
-    found: &[Found<D>],
-    pool: &Pool,
-    sector: u64,
-    len: u64,
-) -> Run {
-    let place = geometry.locate(Sector(sector));
-    let stripe = geometry.stripe(place.stripe);
-    let (main, other) = slots[stripe.data[place.data].index()];
-    match main.or(other) {
-        Some(index) => member_run(&found[index], pool, (stripe.sector + place.offset).0, len).await,
-        None => Run::Sectors((0..len).map(|_| Err(Missing::NotHeld)).collect()),
-    }
-}
-
-/// Rows of a member, with what has been replayed of them.
-async fn member_run<D: Device>(member: &Found<D>, pool: &Pool, row: u64, len: u64) -> Run {
-    let held = |from: u64, to: u64| {
-        to <= member.superblock.recovered().0
-            && !member.bad.iter().any(|bad| bad.start < to && from < bad.end)
-    };
-    let read = async |row: u64, len: u64| {
-        let at = member.superblock.data_offset + Sector(row);
-        read_bytes(&member.device, &member.label, pool, at.bytes(), len * SECTOR_BYTES).await.ok()
-    };
-    let is_plain = member.replayed.range(row..row + len).next().is_none();
-    if is_plain
-        && held(row, row + len)
-        && let Some(bytes) = read(row, len).await
-    {
-        return Run::Whole(bytes);
-    }
-    let mut sectors = Vec::new();
-    for row in row..row + len {
-        sectors.push(match member.replayed.get(&row) {
-            _ if !held(row, row + 1) => Err(Missing::NotHeld),
-            Some(bytes) => Ok(bytes.to_vec()),
-            None => read(row, 1).await.ok_or(Missing::Unreadable),
-        });
-    }
-    Run::Sectors(sectors)
 }

@@ -67,9 +67,11 @@ impl Forged {
             .iter()
             .map(|device| create::NewMember { device: device.clone(), label: "new".to_owned() })
             .collect();
+        let runtime = world.clone();
         world.run(async move {
             let memory = Memory::new(Memory::MIN_BYTES).expect("memory");
-            create::write(&new, &created, false, &memory.metadata).await.expect("nothing fails in memory");
+            let written = create::write(&new, &created, false, &memory.metadata, &runtime).await;
+            written.expect("nothing fails in memory");
         });
         let members: Vec<_> = devices
             .iter()

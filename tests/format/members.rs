@@ -45,7 +45,7 @@ pub fn open(
         let memory = Memory::new(Memory::MIN_BYTES).expect("memory");
         let mut found = Vec::new();
         for member in members {
-            found.push(load(member.device, member.label, &memory.metadata).await?);
+            found.push(load(member.device, member.label, &memory.metadata, &runtime).await?);
         }
         assemble(found, &options, &memory, &runtime).await
     })

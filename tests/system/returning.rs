@@ -191,3 +191,41 @@ fn a_disk_that_really_hangs_costs_its_deadline_and_comes_back() {
     raidd.terminate();
     drop(served);
 }
+
+#[test]
+fn a_disk_that_hangs_does_not_hold_up_the_start() {
+    if !need(&["root", "/dev/fuse", "nbdkit", "nbdfuse", "fusermount3"]) {
+        return;
+    }
+    let home = Home::new();
+    let (disks, others) = (Disks::files(&home, "disk", 2, 64), Disks::files(&home, "other", 3, 64));
+    let served = Served::new(&home, 64 * MIB);
+    let path = served.path().to_str().unwrap().to_owned();
+    let raidd = home.start();
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero {} {path}", disks.all()));
+    home.ok(format!("create other --level 1 --init zero {}", others.without(&[2])));
+    let data = noise(1, MIB as usize);
+    let mut client = home.client("vol");
+    client.write(8 * MIB, &data).unwrap();
+    client.disconnect().unwrap();
+    raidd.terminate();
+
+    served.signal(Signal::SIGSTOP);
+    let raidd = home.start();
+    assert_eq!(home.wait_for("other", |status| status.nbd_uri.is_some()).health, Health::Optimal);
+    let status = home.wait_for("vol", |status| status.nbd_uri.is_some());
+    assert_eq!((status.health, status.members[2].state), (Health::Degraded, MemberState::Missing));
+    let mut found = vec![0; data.len()];
+    home.client("vol").read(8 * MIB, &mut found).unwrap();
+    assert!(found == data, "without the disk that hangs it is something else");
+    let line = home.raidctl(format!("create third --level 1 {} {path}", others.paths[2])).complaint(1);
+    assert!(line.contains(&path) && line.contains("does not answer"), "{line}");
+    home.client("vol").write(8 * MIB, &data[..4096]).unwrap();
+
+    served.signal(Signal::SIGCONT);
+    wait_until("the disk answers again", || home.raidctl(format!("re-add vol {path}")).status == 0);
+    home.ok("wait vol --timeout 60s");
+    assert_consistent(&home);
+    raidd.terminate();
+    drop(served);
+}

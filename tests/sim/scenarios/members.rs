@@ -1,19 +1,22 @@
 //! Members come and go under load: spares take over, former members are caught up, members are replaced; with and without
 //! crashes on the way.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use raidd::engine::create::NewMember;
-use raidd::engine::{AssembleOptions, Health, MemberState, Phase, Refusal, load};
+use raidd::engine::{AssembleOptions, Health, MemberState, Phase, Refusal, assemble};
 use raidd::io::{Clock, Device, Fua, IoErrorKind};
-
-use crate::rounds::Client;
 use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, load_disk, memory, platters};
+use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, load_disk, memory, platters, shape};
 use raidd_sim::store::Luck;
-use raidd_sim::world::World;
+use raidd_sim::world::{Ended, World};
+
+use crate::found::{filled, play};
+use crate::rounds::Client;
 
 fn run(seeds: std::ops::Range<u64>, round: impl AsyncFn(World, Shape, u64) + Copy + 'static) {
     for seed in seeds {
@@ -116,8 +119,7 @@ fn a_member_that_comes_back_is_caught_up() {
                 world.sleep(Duration::from_secs(20)).await;
             }
             steps(&mut client, 1).await;
-            let disk = Disk::new(&disks[gone], &world, 512);
-            let found = load(disk, label, &memory().metadata).await.unwrap();
+            let found = load_disk(&world, &disks[gone], 512).await.unwrap();
             client.array.re_add(found).await.unwrap();
             steps(&mut client, 2).await;
             until_whole(&client).await;
@@ -193,8 +195,7 @@ fn crash_and_go_on(seed: u64, shape: Shape) {
             let again = inside.random(2) == 0 && !shape.ppl;
             if again {
                 client.array.remove(&format!("disk{gone}")).await.unwrap();
-                let disk = Disk::new(&stage[gone], &inside, 512);
-                let found = load(disk, format!("disk{gone}"), &memory().metadata).await.unwrap();
+                let found = load_disk(&inside, &stage[gone], 512).await.unwrap();
                 client.array.re_add(found).await.unwrap();
             } else {
                 client.array.add(new_member(&inside, &spare, "new"), [99; 16]).await.unwrap();
@@ -406,5 +407,76 @@ fn changes_of_members_and_a_read_only_array_do_not_wait_for_each_other() {
         until_whole(&client).await;
         client.check_all().await;
         array.stop().await.unwrap();
+    });
+}
+
+/// A read that never ends is over after a member's deadline, give or take.
+const DEADLINE: Duration = Duration::from_secs(13);
+
+#[test]
+fn a_disk_that_hangs_holds_nobody_up_at_the_start() {
+    for seed in 0..32 {
+        let shape = shape(5, 2, 4, 4, 1).with_ppl();
+        let disks = platters(&shape, seed);
+        let (world, stage) = (World::new(seed), disks.clone());
+        let inside = world.clone();
+        let noted: Rc<RefCell<Vec<u8>>> = Rc::default();
+        let notes = noted.clone();
+        let ended = world.live(async move {
+            let mut client = filled(&inside, &shape, &stage, true).await;
+            client.write(inside.random(40_000) as usize, 5000, Fua::No).await.unwrap();
+            client.array.flush().await.unwrap();
+            *notes.borrow_mut() = client.bytes.clone();
+            inside.crash_in(0);
+            inside.sleep(Duration::from_secs(1)).await;
+        });
+        assert!(matches!(ended, Ended::Crashed));
+        let world = World::new(seed + 1000);
+        let inside = world.clone();
+        world.run(async move {
+            let silent = &disks[seed as usize % 4];
+            silent.faults().hangs.set(1);
+            let refused = load_disk(&inside, silent, 512).await.err();
+            let is_late = |error: &Refusal| matches!(error, Refusal::Unreadable { error, .. } if error.kind == IoErrorKind::Timeout);
+            assert!(refused.is_some_and(|error| is_late(&error)));
+            assert!(inside.now() < DEADLINE);
+            silent.faults().hangs.set(0);
+            silent.release_hung(&inside);
+
+            // It answers again, and hangs once more when the logs are replayed.
+            let mut found = Vec::new();
+            for disk in &disks {
+                found.push(load_disk(&inside, disk, 512).await.unwrap());
+            }
+            silent.faults().hangs.set(1);
+            let began = inside.now();
+            let array = assemble(found, &AssembleOptions::default(), &memory(), &inside).await.unwrap();
+            assert!(inside.now() - began < DEADLINE, "it is asked once: seed {seed}, {:?}", inside.now() - began);
+            array.start();
+            let mut client = Client::new(array, &inside);
+            client.bytes = noted.take();
+            client.check_all().await;
+            assert_eq!(client.array.health(), Health::Degraded);
+            silent.faults().hangs.set(0);
+            silent.release_hung(&inside);
+            inside.sleep(Duration::from_secs(1)).await;
+            client.array.stop().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_no_new_member() {
+    play(4, async |world, seed| {
+        let shape = shape(5, 2, 4, 4, 1);
+        let disks = platters(&shape, seed);
+        disks[1].faults().hangs.set(1);
+        let some: Vec<_> = disks.iter().cloned().map(Some).collect();
+        let refused = create_array(&world, &shape, &some, 512, seed % 2 == 0, true).await.err();
+        let Some(Refusal::WriteFailed { member, error, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!((member.as_str(), error.kind), ("disk1", IoErrorKind::Timeout));
+        disks[1].faults().hangs.set(0);
+        disks[1].release_hung(&world);
+        world.sleep(Duration::from_secs(1)).await;
     });
 }

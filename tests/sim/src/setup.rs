@@ -224,7 +224,7 @@ pub async fn make_array(
     let disk = |platter: &Platter| Disk::new(platter, world, making.block);
     let new = |platter: &Platter| create::NewMember { device: disk(platter), label: label(platter) };
     let new: Vec<_> = there.iter().map(new).collect();
-    create::write(&new, &created, making.zero, &memory().metadata).await?;
+    create::write(&new, &created, making.zero, &memory().metadata, world).await?;
     start(world, &there, making.block, AssembleOptions { fresh: true, ..Default::default() }).await
 }
 
@@ -258,7 +258,7 @@ pub async fn assemble_array(
 
 /// Reads a disk's metadata.
 pub async fn load_disk(world: &World, platter: &Platter, block: u64) -> Result<Found<Disk>, Refusal> {
-    load(Disk::new(platter, world, block), label(platter), &memory().metadata).await
+    load(Disk::new(platter, world, block), label(platter), &memory().metadata, world).await
 }
 
 async fn start(
