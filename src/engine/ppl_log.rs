@@ -365,6 +365,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         for (member, result) in members.iter().zip(results) {
             self.settle_log(member, result)?;
         }
+        // Whoever is missing must not come back as in sync with what only the logs knew to be torn.
+        if self.counts_absent() {
+            self.write_generation(true).await?;
+        }
         let open = self.logs_may_open();
         let members = self.live_seated();
         let resets = members.iter().map(|member| self.reset_log(logs, member, open, true));
@@ -374,6 +378,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         logs.standing.set(if open { Standing::Open } else { Standing::Closed });
         Ok(())
+    }
+
+    /// Whether the superblocks count in who is not here: not found, or failed since.
+    fn counts_absent(&self) -> bool {
+        let live = self.live_seated();
+        let is_here = |number| live.iter().any(|member| member.superblock.dev_number as usize == number);
+        let counted = self.truth.dev_roles.iter().enumerate().filter(|(_, role)| role.slot().is_some());
+        counted.map(|(number, _)| number).any(|number| !is_here(number))
     }
 
     /// The same, where nobody has written yet; then the superblocks say what is.

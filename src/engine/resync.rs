@@ -31,7 +31,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         tracing::info!(array = self.name(), "resync started");
         let end = self.state.borrow().resync.as_ref().map_or(0, |resync| resync.end);
         self.begin_progress(SyncAction::Resync, self.resync_place().map_or(0, |rows| rows.start), end);
-        self.sync.scrub.borrow_mut().begin_count();
+        self.sync.scrub.borrow_mut().begin_resync();
         let mut recorded = self.state.borrow().resync.as_ref().map_or(0, |resync| resync.checkpoint);
         loop {
             if !self.goes_on() {
@@ -46,7 +46,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 resync.pending.remove(&rows);
             }
             drop(guard);
-            self.sync.scrub.borrow_mut().count(mismatched);
+            self.sync.scrub.borrow_mut().count_resynced(mismatched);
             self.note_progress(rows.end);
             if rows.end - recorded.min(rows.end) >= (end / 16).max(1) {
                 recorded = rows.end;

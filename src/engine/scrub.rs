@@ -60,6 +60,8 @@ pub(super) struct ScrubState {
     /// Where to go on: in the units of the row locks.
     cursor: u64,
     mismatched_sectors: u64,
+    /// What a resync found, if there was one since the last scrub began or went on.
+    resynced_sectors: Option<u64>,
     findings: VecDeque<Finding>,
     /// When the last one ended, by the wall clock.
     completed: Option<std::time::Duration>,
@@ -71,12 +73,21 @@ impl ScrubState {
         self.wanted
     }
 
-    pub fn begin_count(&mut self) {
-        self.mismatched_sectors = 0;
+    /// A scrub begins, or goes on where it was: what a resync has found meanwhile is none of its business.
+    fn begin(&mut self) {
+        self.resynced_sectors = None;
+        if self.cursor == 0 {
+            self.mismatched_sectors = 0;
+            self.findings.clear();
+        }
     }
 
-    pub fn count(&mut self, sectors: u64) {
-        self.mismatched_sectors += sectors;
+    pub fn begin_resync(&mut self) {
+        self.resynced_sectors = Some(0);
+    }
+
+    pub fn count_resynced(&mut self, sectors: u64) {
+        *self.resynced_sectors.get_or_insert(0) += sectors;
     }
 
     fn find(&mut self, finding: Finding) {
@@ -103,9 +114,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         {
             let mut scrub = self.sync.scrub.borrow_mut();
-            if scrub.wanted.is_none() && scrub.cursor == 0 {
-                scrub.begin_count();
-                scrub.findings.clear();
+            if scrub.wanted.is_none() {
+                scrub.begin();
             }
             scrub.wanted = Some(repair);
         }
@@ -120,7 +130,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// Sectors that disagreed, by the last or the running scrub or resync.
     pub fn mismatched_sectors(&self) -> u64 {
-        self.sync.scrub.borrow().mismatched_sectors
+        let scrub = self.sync.scrub.borrow();
+        scrub.resynced_sectors.unwrap_or(scrub.mismatched_sectors)
     }
 
     /// What scrubs found, oldest first.
@@ -135,6 +146,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     pub(super) async fn scrub_on(&self) -> Result<(), IoError> {
         let Some(repair) = self.sync.scrub.borrow().wanted else { return Ok(()) };
+        self.sync.scrub.borrow_mut().begin();
         let (from, end) = (self.sync.scrub.borrow().cursor, self.lock_rows());
         tracing::info!(array = self.name(), repair, from, end, "scrub started");
         self.begin_progress(if repair { SyncAction::Repair } else { SyncAction::Check }, from, end);
@@ -192,7 +204,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let path = liar.and_then(|slot| self.in_sync(slot)).map(|member| member.label.clone());
         tracing::warn!(array = self.name(), ?rows, liar = path, repaired, "mismatch");
         let mut scrub = self.sync.scrub.borrow_mut();
-        scrub.count(sectors);
+        scrub.mismatched_sectors += sectors;
         scrub.find(Finding { rows, array, liar, path, repaired });
     }
 
