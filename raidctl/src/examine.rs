@@ -6,10 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use raidd::md::superblock::unpack_seconds;
-use raidd::md::{Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock, format_uuid};
+use raidd::md::{
+    Bitmap, BitmapSuperblock, Features, Role, SUPERBLOCK_OFFSET_BYTES, Superblock, bad_blocks, format_uuid,
+};
+use raidd::units::Sector;
 use serde::Serialize;
 
-use crate::member::{self, Header};
+use crate::member::{self, Header, Seen};
 use crate::quantity::{moment, short_size, size};
 
 /// Bytes of md's sector.
@@ -62,12 +65,14 @@ struct Facts {
     role: String,
     slot: Option<u16>,
     bitmap_offset_bytes: Option<u64>,
+    bitmap: Option<BitmapFacts>,
     ppl_offset_bytes: Option<u64>,
     ppl_bytes: Option<u64>,
     updated_unix_seconds: u64,
     bad_block_log_entries: u64,
     bad_block_log_offset_bytes: Option<u64>,
     has_bad_blocks: bool,
+    bad_blocks: Vec<BadBlocks>,
     checksum: String,
     events: u64,
     array_state: String,
@@ -75,10 +80,30 @@ struct Facts {
     problem: Option<String>,
 }
 
+/// What a write-intent bitmap says of its member.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct BitmapFacts {
+    /// Bytes of the member (of a RAID 10: of the array) that each bit stands for.
+    chunk_bytes: u64,
+    chunks: u64,
+    dirty_chunks: u64,
+    events: u64,
+    events_cleared: u64,
+    /// Its bits were not kept while writes went on: all count as set.
+    is_stale: bool,
+}
+
+/// A range of the data area that the member does not hold.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct BadBlocks {
+    offset_bytes: u64,
+    len_bytes: u64,
+}
+
 /// What is on each device, and whether every one is a member that can be used.
 pub fn examine(devices: &[PathBuf]) -> Vec<Examined> {
     let one = |path: &PathBuf| {
-        let found = match member::read(path).and_then(|header| facts(&header)) {
+        let found = match member::look(path).and_then(|seen| facts(&seen)) {
             Ok(facts) => Found::Member(Box::new(facts)),
             Err(error) => Found::Wrong { error },
         };
@@ -126,11 +151,54 @@ fn has_magic(bytes: &[u8]) -> bool {
     bytes.starts_with(&0xa92b_4efc_u32.to_le_bytes())
 }
 
-fn facts(header: &Header) -> Result<Facts, String> {
-    let superblock = Superblock::parse(&header.bytes).map_err(|error| error.to_string())?;
-    let stored: [u8; 4] =
-        header.bytes[CHECKSUM_OFFSET..][..4].try_into().map_err(|_| "no checksum".to_owned())?;
-    Ok(Facts::new(&superblock, u32::from_le_bytes(stored), header.device_bytes))
+fn facts(seen: &Seen) -> Result<Facts, String> {
+    let Header { bytes, device_bytes } = &seen.header;
+    let superblock = Superblock::parse(bytes).map_err(|error| error.to_string())?;
+    let stored: [u8; 4] = bytes[CHECKSUM_OFFSET..][..4].try_into().map_err(|_| "no checksum".to_owned())?;
+    let mut facts = Facts::new(&superblock, u32::from_le_bytes(stored), *device_bytes);
+    if facts.problem.is_none() {
+        let whole = bitmap_facts(seen, &superblock).map(|bitmap| facts.bitmap = bitmap);
+        let whole = whole.and_then(|()| bad_ranges(seen, &superblock)).map(|bad| facts.bad_blocks = bad);
+        facts.problem = whole.err();
+    }
+    Ok(facts)
+}
+
+fn bitmap_facts(seen: &Seen, superblock: &Superblock) -> Result<Option<BitmapFacts>, String> {
+    let Some(at) = superblock.bitmap_sector() else { return Ok(None) };
+    let wrong = |what: &dyn std::fmt::Display| format!("its write-intent bitmap is damaged: {what}");
+    let at = at.bytes();
+    let head = seen.read(at, SECTOR_BYTES).map_err(|what| wrong(&what))?;
+    let head = BitmapSuperblock::parse(&head).map_err(|what| wrong(&what))?;
+    let room = superblock.bitmap_room().unwrap_or(Sector::ZERO).bytes();
+    if head.total_bytes() > room {
+        return Err(wrong(&"it is larger than the room there is for it"));
+    }
+    let bytes = seen.read(at, head.total_bytes()).map_err(|what| wrong(&what))?;
+    let bitmap = Bitmap::parse(&bytes).map_err(|what| wrong(&what))?;
+    Ok(Some(BitmapFacts {
+        chunk_bytes: head.chunk_bytes.into(),
+        chunks: bitmap.chunk_count(),
+        dirty_chunks: bitmap.set_chunks().count() as u64,
+        events: head.events.0,
+        events_cleared: head.events_cleared.0,
+        is_stale: head.is_stale(),
+    }))
+}
+
+fn bad_ranges(seen: &Seen, superblock: &Superblock) -> Result<Vec<BadBlocks>, String> {
+    let place = superblock.bad_blocks_sector();
+    let Some(at) = place.filter(|_| superblock.feature_map.contains(Features::BAD_BLOCKS)) else {
+        return Ok(Vec::new());
+    };
+    let wrong = |what: &dyn std::fmt::Display| format!("its bad block log is damaged: {what}");
+    let len = u64::from(superblock.bblog_size) * SECTOR_BYTES;
+    let bytes = seen.read(at.bytes(), len).map_err(|what| wrong(&what))?;
+    let ranges = bad_blocks::parse(&bytes, superblock.bblog_shift, superblock.data_offset);
+    let ranges = ranges.map_err(|what| wrong(&what))?;
+    let range =
+        |(first, len): (Sector, Sector)| BadBlocks { offset_bytes: first.bytes(), len_bytes: len.bytes() };
+    Ok(ranges.into_iter().map(range).collect())
 }
 
 impl Facts {
@@ -176,6 +244,7 @@ impl Facts {
             role: role_name(role, superblock.feature_map),
             slot: role.slot().map(|slot| slot.0),
             bitmap_offset_bytes: superblock.bitmap_sector().map(|place| bytes(place.0)),
+            bitmap: None,
             ppl_offset_bytes: superblock.ppl_sector().map(|place| bytes(place.0)),
             ppl_bytes: superblock.ppl_sector().map(|_| u64::from(superblock.ppl_size()) * SECTOR_BYTES),
             updated_unix_seconds: unpack_seconds(superblock.utime),
@@ -183,6 +252,7 @@ impl Facts {
                 .map_or(0, |_| u64::from(superblock.bblog_size) * SECTOR_BYTES / BAD_BLOCK_BYTES),
             bad_block_log_offset_bytes: bad_blocks.map(|place| bytes(place.0)),
             has_bad_blocks: superblock.feature_map.contains(Features::BAD_BLOCKS),
+            bad_blocks: Vec::new(),
             checksum: format!("{checksum:x}"),
             events: superblock.events.0,
             array_state: array_state(superblock),
@@ -234,6 +304,9 @@ impl Facts {
         if let Some(bytes) = self.bitmap_offset_bytes {
             line("Internal Bitmap", format!("{} sectors from superblock", from_superblock(bytes)));
         }
+        if let Some(bitmap) = &self.bitmap {
+            line("Bitmap", bitmap.text());
+        }
         if let (Some(offset), Some(bytes)) = (self.ppl_offset_bytes, self.ppl_bytes) {
             line(
                 "PPL",
@@ -256,6 +329,10 @@ impl Facts {
                 ),
             );
         }
+        for bad in &self.bad_blocks {
+            let (first, len) = (sectors(bad.offset_bytes), sectors(bad.len_bytes));
+            line("Bad Blocks", format!("{len} sectors at data offset {first} sectors"));
+        }
         line("Checksum", format!("{} - correct", self.checksum));
         line("Events", self.events.to_string());
         if let Some(layout) = &self.layout {
@@ -273,6 +350,19 @@ impl Facts {
             line("Problem", problem.clone());
         }
         text
+    }
+}
+
+impl BitmapFacts {
+    fn text(&self) -> String {
+        let share = self.dirty_chunks as f64 * 100.0 / (self.chunks.max(1) as f64);
+        let stale = if self.is_stale { ", stale: all count as dirty" } else { "" };
+        format!(
+            "{} bits (chunks of {}), {} dirty ({share:.1}%){stale}",
+            self.chunks,
+            short_size(self.chunk_bytes),
+            self.dirty_chunks
+        )
     }
 }
 

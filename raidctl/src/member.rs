@@ -21,10 +21,31 @@ pub struct Header {
     pub device_bytes: u64,
 }
 
+/// A member that is only looked at.
+pub struct Seen {
+    file: File,
+    /// What was read of it.
+    pub header: Header,
+}
+
 /// Reads where a superblock would be. An error is what is wrong, without the path.
-pub fn read(path: &Path) -> Result<Header, String> {
+pub fn look(path: &Path) -> Result<Seen, String> {
     let file = open(path, OpenOptions::new().read(true), OFlag::empty())?;
-    header(&file)
+    Ok(Seen { header: header(&file)?, file })
+}
+
+impl Seen {
+    /// Reads some of its metadata.
+    pub fn read(&self, offset_bytes: u64, len_bytes: u64) -> Result<Vec<u8>, String> {
+        let is_there = offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.header.device_bytes);
+        if !is_there {
+            return Err("it is said to lie outside of the device".to_owned());
+        }
+        let mut bytes = vec![0; usize::try_from(len_bytes).map_err(|error| error.to_string())?];
+        let read = self.file.read_exact_at(&mut bytes, offset_bytes);
+        read.map_err(|error| format!("it cannot be read: {error}"))?;
+        Ok(bytes)
+    }
 }
 
 /// A member that nobody else uses.

@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use raidd::api::{ArrayState, ConsistencyPolicy, Health};
+use raidd::api::{ArrayState, ConsistencyPolicy, Health, MemberState};
 
 use super::disks::{Disks, MIB, noise};
 use super::harness::Home;
 use super::load::Load;
+use super::recovery::assert_consistent;
 
 #[test]
 fn a_member_lost_together_with_the_daemon_costs_nothing() {
@@ -49,4 +50,35 @@ fn a_degraded_array_is_killed_again_and_again() {
         home.wait_for("vol", |status| status.nbd_uri.is_some());
         load.check(&home);
     }
+}
+
+#[test]
+fn a_recovery_onto_a_spare_outlives_crashes() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 5, 96);
+    let mut raidd = home.start();
+    home.ok(format!(
+        "create vol --level 5 --chunk 64K --init zero --consistency-policy ppl --spare {} {}",
+        disks.paths[4],
+        disks.without(&[4])
+    ));
+    home.ok("tune vol recovery_max=24M");
+    let mut load = Load::new("vol");
+    load.run(&home, Duration::from_millis(300), || ());
+    home.ok(format!("fail vol {}", disks.paths[2]));
+    for _ in 0..3 {
+        home.wait_for("vol", |status| status.members[2].state == MemberState::Recovering);
+        load.run(&home, Duration::from_millis(400), || raidd.kill());
+        raidd = home.start();
+        // Neither refused nor forced: the logs tell what was under way.
+        home.wait_for("vol", |status| status.nbd_uri.is_some());
+        load.check(&home);
+    }
+    home.ok("tune vol recovery_max=1G");
+    home.ok("wait vol --timeout 60s");
+    load.check(&home);
+    assert_consistent(&home);
+    // And with parity alone.
+    home.ok(format!("fail vol {}", disks.paths[0]));
+    load.check(&home);
 }

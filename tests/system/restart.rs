@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::disks::{Disks, Loop, MIB, noise};
 use super::harness::{Home, need, run};
 use super::load::Load;
+use super::mounted::wait_until;
 
 /// Bytes that the tests of content write and read.
 const CONTENT_BYTES: usize = 12 << 20;
@@ -158,6 +159,50 @@ fn dirty_and_degraded_needs_force() {
     home.wait_for("vol", |status| status.health == Health::Degraded && status.nbd_uri.is_some());
     check(&home, "vol", 3);
     raidd.terminate();
+}
+
+#[test]
+fn what_is_started_by_force_is_intact_where_nobody_was_writing() {
+    let home = Home::new();
+    // Each bit of the bitmap is for 64 MiB of a member.
+    let disks = Disks::files(&home, "disk", 3, 512);
+    let mut raidd = home.start();
+    home.ok(format!("create vol --level 5 --chunk 64K --init zero {}", disks.all()));
+    let data = noise(5, 24 * MIB as usize);
+    let places = [130 * MIB, 500 * MIB, 900 * MIB];
+    let mut client = home.client("vol");
+    for place in places {
+        client.write(place, &data).unwrap();
+    }
+    client.disconnect().unwrap();
+    home.wait_for("vol", |status| status.state == ArrayState::Clean);
+    let set = || {
+        let text = home.ok(format!("examine --json {}", disks.paths[1]));
+        serde_json::from_str::<Value>(&text).unwrap()[0]["bitmap"]["dirty_chunks"].as_u64().unwrap()
+    };
+    wait_until("no bit is set", || set() == 0);
+    let mut load = Load::new("vol");
+    load.run(&home, Duration::from_millis(300), || raidd.kill());
+    assert_eq!(set(), 1, "only where it was being written");
+    fs::rename(&disks.paths[0], home.path("away")).unwrap();
+
+    let _raidd = home.start();
+    home.wait_for("vol", |status| status.warnings.iter().any(|why| why.contains("--force")));
+    home.ok(format!("assemble vol --force {}", disks.part(&[1, 2]).all()));
+    let mut client = home.client("vol");
+    for place in places {
+        let mut found = vec![0; data.len()];
+        client.read(place, &mut found).unwrap();
+        assert!(found == data, "what nobody was writing has changed");
+    }
+    let mut found = vec![0; MIB as usize];
+    for at in (128..1000)
+        .map(|mib| mib * MIB)
+        .filter(|at| places.iter().all(|place| !(*place..*place + 24 * MIB).contains(at)))
+    {
+        client.read(at, &mut found).unwrap();
+        assert!(found.iter().all(|&byte| byte == 0), "what nobody has written has changed");
+    }
 }
 
 #[test]
