@@ -128,9 +128,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         }
     });
     let seats: Vec<Seat<D>> = seats.collect();
-    if start.torn {
-        distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
-    }
+    let distrusts = start.torn && distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
     Ok(Rc::new_cyclic(|weak| {
@@ -156,6 +154,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 wanted: 0,
                 written: 0,
                 recorded: None,
+                distrusts,
                 settling: false,
                 flush_lost: false,
             }),
@@ -258,16 +257,18 @@ fn member<D: Device>(
 
 /// Where it was being written, a replacement may differ from its original, and a resync compares only originals. With
 /// parity, a member that is being filled may differ from what the others make of it, and with nothing to spare nobody
-/// would compare them. Both are filled anew.
-fn distrust_filled<D: Device>(seats: &[Seat<D>], parity: bool) {
+/// would compare them. Both are filled anew. True if there is one that had been filled to some point.
+fn distrust_filled<D: Device>(seats: &[Seat<D>], parity: bool) -> bool {
+    let mut distrusts = false;
     for member in seats.iter().flat_map(Seat::occupants) {
         match member.state.get() {
             MemberState::Replacing(_) => member.state.set(MemberState::Replacing(Sector::ZERO)),
             MemberState::Recovering(_) if parity => member.state.set(MemberState::Recovering(Sector::ZERO)),
             _ => continue,
         }
-        member.checkpoint.set(Sector::ZERO);
+        distrusts |= member.checkpoint.replace(Sector::ZERO) > Sector::ZERO;
     }
+    distrusts
 }
 
 /// Who sits where.

@@ -88,6 +88,9 @@ pub(super) struct State {
     /// The resync_offset that the superblocks carry; none while a generation is being written, or after one was given
     /// up half-way.
     pub recorded: Option<Sector>,
+    /// A member's superblock claims rows that are not believed since the start. Until all superblocks have been written once
+    /// they say dirty: one that a crash leaves a generation behind would be believed again.
+    pub distrusts: bool,
     /// The task that marks an idle array clean is running.
     pub settling: bool,
     /// A flush of the last usable copy has failed; no later one may say otherwise.
@@ -250,7 +253,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     pub(super) fn resync_offset(&self, active: bool) -> Sector {
         let state = self.state.borrow();
         match &state.resync {
-            _ if active || !state.suspect.is_empty() || self.replay_is_due() => Sector::ZERO,
+            _ if active || state.distrusts || !state.suspect.is_empty() || self.replay_is_due() => {
+                Sector::ZERO
+            }
             None => Sector::MAX,
             Some(resync) => Sector(resync.checkpoint),
         }

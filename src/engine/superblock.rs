@@ -6,6 +6,7 @@
 //!   apart, whenever a crash comes.
 //! - The event count only rises, and only when all survivors have taken it. One that a crash has left a generation behind
 //!   is given what it missed before there is another.
+//! - What members were believed to hold until a start that distrusts it is taken back by all of them before any says clean.
 //! - A generation that was given up half-way is followed by two: whoever took the first and has failed since must not
 //!   be as fresh as those who say so.
 //! - Between the last look at who is writing and the first "clean" that is written there is no await.
@@ -132,7 +133,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 let mut state = self.state.borrow_mut();
                 state.events = events;
                 state.written = state.written.max(generation);
-                if std::mem::take(&mut torn) {
+                if std::mem::take(&mut torn) | std::mem::take(&mut state.distrusts) {
                     continue;
                 }
                 state.recorded = Some(resync_offset);

@@ -46,10 +46,14 @@ pub fn new(world: &World, disk: &Platter) -> NewMember<Disk> {
     NewMember { device: Disk::new(disk, world, 512), label: label(disk) }
 }
 
+/// Waits until the array has had nothing to do for two seconds.
 pub async fn until_idle(client: &Client) {
-    client.world.sleep(Duration::from_millis(5)).await;
-    while client.array.status().sync.is_some() {
-        client.world.sleep(Duration::from_millis(1)).await;
+    let mut since = client.world.now();
+    while client.world.now() < since + Duration::from_secs(2) {
+        client.world.sleep(Duration::from_millis(5)).await;
+        if client.array.status().sync.is_some() {
+            since = client.world.now();
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Named scenarios, and stories told from beginning to end in the simulated world.
 //!
 //! `named` has one scenario for each bug that was found in review, `found` and `soaked` for each that random seeds found; `rounds`
-//! drives every shape against a plain array of bytes; `members` lets members come and go under load; `crashes` crashes at
-//! every single change of short stories.
+//! drives every shape against a plain array of bytes; `members` lets members come and go under load; `mending` is about what
+//! makes an array whole again; `crashes` crashes at every single change of short stories.
 
 mod crashes;
 mod found;
 mod members;
+mod mending;
 mod named;
 mod rounds;
 mod soaked;

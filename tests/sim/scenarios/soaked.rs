@@ -453,3 +453,54 @@ fn what_a_resync_finds_is_no_finding_of_a_scrub() {
         assert_eq!(client.array.mismatched_sectors(), 0, "of an array that agrees");
     });
 }
+
+#[test]
+fn a_forced_start_that_is_cut_off_does_not_bring_back_what_it_did_not_believe() {
+    for seed in 0..300 {
+        let mut disks = disks(&RAID6, seed);
+        let (world, stage) = (World::new(seed), disks.clone());
+        let inside = world.clone();
+        let ended = world.live(async move {
+            let mut client = filled(&inside, &RAID6, &stage, true).await;
+            let member_bytes = client.array.status().member_sectors.bytes();
+            client.array.set_recovery_speed(Some(member_bytes), Some(member_bytes));
+            client.array.fail("disk1").await.unwrap();
+            client.array.fail("disk2").await.unwrap();
+            client.array.add(new(&inside, &stage[5]), [99; 16]).await.unwrap();
+            inside.sleep(Duration::from_millis(300 + inside.random(500))).await;
+            inside.crash_after(1 + inside.random(12));
+            loop {
+                client.write(inside.random(20_000) as usize, 9000, Fua::No).await.unwrap();
+            }
+        });
+        assert!(matches!(ended, Ended::Crashed));
+        crash(&disks, Luck::Some, &Random::new(seed));
+        disks.retain(|disk| raidd_sim::model::superblock(disk).is_some());
+        let (world, stage) = (World::new(seed + 1000), disks.clone());
+        let inside = world.clone();
+        let ended = world.live(async move {
+            let options = AssembleOptions { force: true, ..Default::default() };
+            let array = assemble_array(&inside, &stage, 512, options).await.unwrap();
+            inside.crash_at_superblock(1 + seed % 12);
+            let mut client = Client::new(array, &inside);
+            if seed % 2 == 0 {
+                client.write(0, 100, Fua::No).await.unwrap();
+            }
+            inside.sleep(Duration::from_millis(600)).await;
+            client.array.stop().await.unwrap();
+        });
+        assert!(matches!(ended, Ended::Crashed | Ended::Done(())));
+        crash(&disks, Luck::Some, &Random::new(seed));
+        let world = World::new(seed + 2000);
+        let inside = world.clone();
+        world.run(async move {
+            let options = AssembleOptions { force: true, ..Default::default() };
+            let array = assemble_array(&inside, &disks, 512, options).await.unwrap();
+            let mut client = Client::new(array, &inside);
+            until_idle(&client).await;
+            client.write(0, 100, Fua::No).await.unwrap();
+            client.array.stop().await.unwrap();
+            assert_agrees(&disks);
+        });
+    }
+}

@@ -80,6 +80,8 @@ pub struct Counts {
     pub hung: u64,
     /// Writes that found no space.
     pub full: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
 }
 
 /// What outlives the daemon. Clones are the same disk.
@@ -450,6 +452,9 @@ impl Happening for Inner {
                     return;
                 }
                 store.answer(operation.write, offset, len, operation.fua);
+                let mut counts = self.counts.get();
+                counts.written_bytes += len as u64;
+                self.counts.set(counts);
                 if offset == SUPERBLOCK {
                     world.superblock_written();
                 }
