@@ -12,7 +12,8 @@
 //! - A header changes in one sector: it has no more entries than fit there. So it is the old one or the new one after
 //!   any crash, and partial parity that does not match it belongs to writes that never began.
 //! - The logs are *open* or *closed*, all of them. While rows await resync or are suspect they are closed: no member has a
-//!   valid header, so the next start resyncs a dirty array, as it does one without logs.
+//!   valid header, so the next start resyncs a dirty array, as it does one without logs. From the first row that no log
+//!   can take until they are closed, durably, no write begins.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +32,9 @@ use crate::io::{Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::md::ppl::{self, NewEntry, PPL_HEADER_BYTES};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
+const NOT_CLOSED: IoError =
+    IoError::new(IoErrorKind::ReadOnly, "rows disagree, and no partial parity log can take that");
+
 /// Entries of a header that end within its second sector.
 const ENTRIES_MAX: usize = 20;
 /// Partial parity behind one header, unless a single entry has more.
@@ -45,6 +49,8 @@ pub(super) enum Standing {
     Found,
     /// Every write is logged.
     Open,
+    /// They are being closed: nobody writes until they are. It stays at that, and at no more writes, if they cannot be.
+    Closing,
     /// No member has a valid header, and no write is logged.
     Closed,
 }
@@ -53,6 +59,8 @@ pub(super) enum Standing {
 pub(super) struct Logs {
     slots: Vec<Log>,
     standing: Cell<Standing>,
+    /// Held while they are being closed.
+    closing: RowLocks,
     generation: Cell<u64>,
     signature: u32,
     room_bytes: u64,
@@ -203,6 +211,7 @@ impl Logs {
         Logs {
             slots: (0..slots).map(|_| Log::default()).collect(),
             standing: Cell::new(Standing::Found),
+            closing: RowLocks::default(),
             generation: Cell::new(0),
             signature: ppl::signature(set_uuid),
             room_bytes,
@@ -269,9 +278,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     async fn write_batch(&self, logs: &Logs, slot: MemberSlot, batch: Vec<Entry>) -> Result<(), IoError> {
         {
-            let _lane = logs.slots[slot.index()].lane.lock(0..1).await;
+            let lane = logs.slots[slot.index()].lane.lock(0..1).await;
             if logs.standing() != Standing::Open || mutant::is(Mutant::SkipPplWrite) {
-                return Ok(());
+                drop(lane);
+                return self.until_closed().await;
             }
             let header = self.header_slice(logs.header(&batch)).await;
             let members: Vec<_> = self.writers(slot).collect();
@@ -453,13 +463,32 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Rows disagree that no log tells of: from now on none tells anything. One member that is without a log is enough
     /// for the next start to see that.
     pub(super) async fn close_logs(&self) {
-        let Some(logs) = self.logs.as_ref().filter(|logs| logs.standing() == Standing::Open) else { return };
-        logs.standing.set(Standing::Closed);
-        self.wipe_logs(logs).await;
-        self.kick();
+        let Some(logs) = &self.logs else { return };
+        let _closing = logs.closing.lock(0..1).await;
+        if logs.standing() != Standing::Open {
+            return;
+        }
+        logs.standing.set(Standing::Closing);
+        if self.wipe_logs(logs).await {
+            logs.standing.set(Standing::Closed);
+            self.kick();
+        }
     }
 
-    async fn wipe_logs(&self, logs: &Logs) {
+    /// Before anything is written: if logs are being closed, until they are.
+    pub(super) async fn until_closed(&self) -> Result<(), IoError> {
+        let Some(logs) = self.logs.as_ref().filter(|logs| logs.standing() == Standing::Closing) else {
+            return Ok(());
+        };
+        drop(logs.closing.lock(0..1).await);
+        match logs.standing() {
+            Standing::Closing => Err(NOT_CLOSED),
+            Standing::Found | Standing::Open | Standing::Closed => Ok(()),
+        }
+    }
+
+    /// False if no log could be made invalid; then the array takes no writes any more.
+    async fn wipe_logs(&self, logs: &Logs) -> bool {
         let mut closed = 0;
         for (index, log) in logs.slots.iter().enumerate() {
             let _lane = log.lane.lock(0..1).await;
@@ -472,6 +501,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if closed == 0 {
             self.stop_writing("rows disagree, and no log can take that");
         }
+        closed > 0
     }
 
     /// Gives a member that is to hold a slot its log. The caller seats it with no await in between.

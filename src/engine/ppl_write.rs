@@ -83,6 +83,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         fua: Fua,
     ) -> Result<(), IoError> {
         self.persist().await?;
+        self.until_closed().await?;
         let parity_slot = written.stripe.p;
         let mut entry = self.entry(&written, &mut band, writable.0);
         let late = entry.take_if(|_| mutant::is(Mutant::DataBeforePpl));
