@@ -389,13 +389,15 @@ impl Operator {
         }
     }
 
-    /// Starts a known array if all its members are here, or, `late`, with those that are. True if it runs.
+    /// Starts a known array if all its members are here, or, `late`, with those that are. True if it runs, or should not.
     async fn start_saved(&self, saved: &SavedArray, late: bool) -> bool {
         let _turn = self.one_at_a_time.lock().await;
-        if self.service.registry.get(&saved.name).is_some() {
+        let Some(uuid) = parse_uuid(&saved.uuid) else { return false };
+        // Meanwhile the operator may have started it, or have said that it is to be left alone.
+        let is_wanted = self.saved(&uuid).is_some_and(|saved| saved.start);
+        if !is_wanted || self.service.registry.by_uuid(&uuid).is_some() {
             return true;
         }
-        let Some(uuid) = parse_uuid(&saved.uuid) else { return false };
         let last_seen = saved.members.clone();
         let found = blocking(move || {
             let paths = find_members(&uuid, &last_seen);

@@ -233,8 +233,18 @@ fn a_missing_member_is_waited_for() {
     check(&home, "vol", 1);
     raidd.terminate();
 
-    // It does not.
+    // It does not, and nobody is to wait for it.
     fs::rename(&disks.paths[1], &away).unwrap();
+    home.configure("assemble_wait = \"3s\"\n");
+    let raidd = home.start();
+    home.ok("stop vol");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(home.ok("list"), "no arrays\n", "it was started although it was stopped");
+    home.ok("assemble vol");
+    check(&home, "vol", 1);
+    raidd.terminate();
+
+    // It does not.
     home.configure("assemble_wait = \"1s\"\n");
     let raidd = home.start();
     assert_eq!(home.status("vol").state, ArrayState::Inactive);
