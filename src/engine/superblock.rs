@@ -350,9 +350,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Writes the resync's checkpoint, or that nothing awaits resync any more, if the array is idle; an active one says
-    /// "dirty" anyway.
+    /// "dirty" anyway. What is said has been flushed.
     pub(super) async fn checkpoint_resync(&self) -> Result<(), IoError> {
-        self.flush_members().await?;
         let _lane = self.lane.lock(0..1).await;
         if self.state.borrow().phase != Phase::Clean {
             return Ok(());
@@ -367,10 +366,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let state = self.state.borrow();
             state.phase == Phase::Clean && state.suspect.is_empty()
         };
-        if is_settled && !self.says_all() {
-            self.checkpoint_resync().await?;
+        if !is_settled || self.says_all() {
+            return Ok(());
         }
-        Ok(())
+        self.flush_members().await?;
+        self.checkpoint_resync().await
     }
 
     /// Whether the superblocks say how far redundancy agrees in an array that nobody writes.
