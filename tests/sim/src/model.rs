@@ -158,10 +158,12 @@ impl<'a> Model<'a> {
             .filter_map(|(disk, platter)| Some((disk, superblock(platter)?)))
             .collect();
         let truth = parsed.iter().map(|(_, superblock)| superblock);
-        // Of equals, one that nobody else calls faulty.
+        // Of equals, one that no other member calls faulty. (A spare may have an earlier version of the same generation.)
         let is_out = |superblock: &Superblock| {
             parsed.iter().any(|(_, peer)| {
-                peer.events == superblock.events && peer.role_of(superblock.dev_number).slot().is_none()
+                peer.events == superblock.events
+                    && peer.role().slot().is_some()
+                    && peer.role_of(superblock.dev_number).slot().is_none()
             })
         };
         let truth = truth.filter(|superblock| superblock.role().slot().is_some());
