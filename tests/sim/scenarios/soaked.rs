@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use raidd::engine::{AssembleOptions, Health, Phase};
 use raidd::io::{Clock, Device, Fua, Pool, Spawn};
+use raidd_sim::disk::Platter;
 use raidd_sim::model::Model;
 use raidd_sim::random::Random;
 use raidd_sim::setup::{Making, Shape, assemble_array, create_array, make_array, shape};
@@ -24,6 +25,25 @@ const RAID6_N: Shape = shape(6, 5, 16, 5, 2);
 const RAID5_LOGGED: Shape = shape(5, 2, 4, 4, 1).with_ppl();
 const SUPERBLOCK: std::ops::Range<usize> = 4096..8192;
 const DATA_OFFSET: usize = 1 << 20;
+
+/// A RAID5 with logs whose machine has crashed in the middle of a write of so many bytes, `changes` changes of disks after
+/// it began, or a few more.
+fn cut_off_with_logs(seed: u64, changes: u64, len: usize) -> Vec<Platter> {
+    let disks: Vec<_> = disks(&RAID5_LOGGED, seed).into_iter().take(4).collect();
+    let (world, stage) = (World::new(seed), disks.clone());
+    let inside = world.clone();
+    let ended = world.live(async move {
+        let mut client = filled(&inside, &RAID5_LOGGED, &stage, true).await;
+        client.array.flush().await.unwrap();
+        inside.crash_after(changes + inside.random(6));
+        client.write(512, len, Fua::No).await.unwrap();
+        inside.crash_in(0);
+        inside.sleep(Duration::from_secs(1)).await;
+    });
+    assert!(matches!(ended, Ended::Crashed));
+    crash(&disks, Luck::Some, &Random::new(seed));
+    disks
+}
 
 #[test]
 fn one_that_missed_a_generation_has_it_before_there_is_another() {
@@ -326,20 +346,8 @@ fn torn_rows_agree_with_what_replaces_a_member_too() {
 #[test]
 fn what_was_being_written_and_cannot_be_read_agrees_with_its_row() {
     for seed in 0..80 {
-        let disks: Vec<_> = disks(&RAID5_LOGGED, seed).into_iter().take(4).collect();
-        let (world, stage) = (World::new(seed), disks.clone());
-        let inside = world.clone();
-        let ended = world.live(async move {
-            let mut client = filled(&inside, &RAID5_LOGGED, &stage, true).await;
-            client.array.flush().await.unwrap();
-            inside.crash_after(2 + inside.random(6));
-            // Two chunks of one row, at least.
-            client.write(512, 7000, Fua::No).await.unwrap();
-            inside.crash_in(0);
-            inside.sleep(Duration::from_secs(1)).await;
-        });
-        assert!(matches!(ended, Ended::Crashed));
-        crash(&disks, Luck::Some, &Random::new(seed));
+        // Two chunks of one row, at least.
+        let disks = cut_off_with_logs(seed, 2, 7000);
         let weak = &disks[seed as usize % 4];
         let start = raidd_sim::model::superblock(weak).unwrap().data_offset.bytes();
         weak.spoil(start..start + 4096);
@@ -407,19 +415,7 @@ fn data_is_not_made_of_parity_that_no_log_vouches_for() {
 #[test]
 fn who_was_missing_when_the_logs_began_anew_is_out() {
     for seed in 0..240 {
-        let disks: Vec<_> = disks(&RAID5_LOGGED, seed).into_iter().take(4).collect();
-        let (world, stage) = (World::new(seed), disks.clone());
-        let inside = world.clone();
-        let ended = world.live(async move {
-            let mut client = filled(&inside, &RAID5_LOGGED, &stage, true).await;
-            client.array.flush().await.unwrap();
-            inside.crash_after(4 + inside.random(6));
-            client.write(512, 11_000, Fua::No).await.unwrap();
-            inside.crash_in(0);
-            inside.sleep(Duration::from_secs(1)).await;
-        });
-        assert!(matches!(ended, Ended::Crashed));
-        crash(&disks, Luck::Some, &Random::new(seed));
+        let disks = cut_off_with_logs(seed, 4, 11_000);
         // One is missing at the next start, and back at the one after that.
         let missing = seed as usize % 4;
         let there: Vec<_> = (0..4).filter(|&slot| slot != missing).map(|slot| disks[slot].clone()).collect();
