@@ -43,12 +43,16 @@ impl Service {
         reactors: Arc<Vec<ReactorHandle>>,
         memory_bytes: usize,
     ) -> std::io::Result<Service> {
-        let messages = (memory_bytes / 5).max(1 << 20);
-        let pools = Pools { messages: Pool::new(messages)?, payloads: Pool::new(memory_bytes - messages)? };
+        let tenth = (memory_bytes / 10).max(1 << 20);
+        let pools = Pools {
+            messages: Pool::new(tenth)?,
+            receive: Pool::new(tenth)?,
+            payloads: Pool::new(memory_bytes - 2 * tenth)?,
+        };
         Ok(Service { registry, reactors, pools, next: Arc::default(), open: Arc::default() })
     }
 
-    /// Connections at a time: as many as there are receive buffers for.
+    /// Connections at a time: as many as there are pages to receive into.
     fn connections_max(&self) -> usize {
         self.pools.messages.total_bytes() / MESSAGE_BYTES_PER_CONNECTION
     }

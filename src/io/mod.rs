@@ -16,14 +16,17 @@
 
 mod buf;
 mod error;
+pub mod extent;
 mod memory;
 mod pool;
 
 use std::future::Future;
+use std::ops::Range;
 use std::time::Duration;
 
 pub use buf::{Buf, Slice};
 pub use error::{IoError, IoErrorKind};
+pub use extent::{Extent, ExtentKind};
 pub use memory::MemoryDevice;
 pub use pool::{MAX_BUF_BYTES, PAGE_BYTES, Pool};
 
@@ -88,11 +91,34 @@ pub trait Device {
         fua: Fua,
     ) -> Result<(), IoError>;
 
+    /// Whether [`write_zeroes`](Device::write_zeroes) of that range would cost next to nothing, now: the device does it
+    /// by itself and writes no data.
+    async fn zeroes_fast(&self, _offset_bytes: u64, _len_bytes: u64) -> bool {
+        false
+    }
+
     /// The content of the range is no longer needed; it is undefined until written again. Any part may be ignored.
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError>;
 
     /// Everything answered before this call is on stable media when it is answered.
     async fn flush(&self) -> Result<(), IoError>;
+
+    /// The questions that [`extents`](Device::extents) has an answer to.
+    fn extent_kinds(&self) -> &[ExtentKind] {
+        &[ExtentKind::Allocation]
+    }
+
+    /// Answers a question about a range, which is not empty: at least one extent and at most `max` (not 0), from its
+    /// start; together they may cover less of it, never more. Never says more than holds for sure at some moment
+    /// between call and answer; what cannot be found out has nothing to report.
+    async fn extents(
+        &self,
+        _kind: ExtentKind,
+        range: Range<u64>,
+        _max: usize,
+    ) -> Result<Vec<Extent>, IoError> {
+        Ok(extent::nothing_to_report(&range))
+    }
 
     /// Operations that have begun and not ended, whether or not somebody still waits for them; 0 where none outlives its
     /// future.

@@ -166,7 +166,7 @@ impl<T: Read + Write> Client<T> {
 
     fn send(&mut self, command: u16, flags: u16, offset: u64, length: u32) -> Result<(), ClientError> {
         self.cookie += 1;
-        let request = Request { flags, command, cookie: self.cookie, offset, length };
+        let request = Request { flags, command, cookie: self.cookie, offset, length: length.into() };
         self.stream.write_all(&request.encode())?;
         Ok(())
     }

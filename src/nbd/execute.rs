@@ -4,11 +4,13 @@
 
 use futures_util::future::join_all;
 
-use super::command::Range;
-use super::limits::ZERO_WRITE_BYTES;
+use super::command::{Failure, Inquiry, Range, Zeroes};
+use super::context;
+use super::limits::{EXTENTS_MAX, ZERO_WRITE_BYTES};
 use super::payload::{Piece, cut_out, pieces};
-use super::wire::Errno;
-use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, PAGE_BYTES, Slice, Zeroing};
+use super::reply::Answer;
+use super::wire::{Errno, Framing, status_bytes_max, write_status};
+use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, PAGE_BYTES, Slice};
 
 /// A legal request with all that it needs.
 pub(super) enum Work {
@@ -31,28 +33,79 @@ pub(super) enum Work {
     },
     WriteZeroes {
         range: Range,
-        zeroing: Zeroing,
-        fua: Fua,
+        zeroes: Zeroes,
+    },
+    /// Nothing to be done.
+    Cache,
+    /// The answer is put together in `buf`, of [`status_buf_bytes`].
+    Status {
+        inquiry: Inquiry,
+        framing: Framing,
+        cookie: u64,
+        buf: Buf,
     },
 }
 
-/// Does it. The slices are a READ's data, and none otherwise.
-pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Result<Vec<Slice>, Errno> {
+/// Does it.
+pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Result<Answer, Failure> {
     let done = match work {
         Work::Read { range, block_bytes, pieces } => {
             return match read(device, pieces).await {
-                Ok(bufs) => Ok(cut_out(range, block_bytes, bufs)),
-                Err(error) => Err(errno(error, "READ")),
+                Ok(bufs) => Ok(Answer::Data(cut_out(range, block_bytes, bufs))),
+                Err(error) => Err(failure(error, "READ")),
             };
+        }
+        Work::Status { inquiry, framing, cookie, buf } => {
+            return match status(device, inquiry, framing, cookie, buf).await {
+                Ok(chunks) => Ok(Answer::Chunks(chunks)),
+                Err(error) => Err(failure(error, "BLOCK_STATUS")),
+            };
+        }
+        Work::WriteZeroes { range, zeroes } if zeroes.fast => {
+            if !device.zeroes_fast(range.offset_bytes, range.len_bytes).await {
+                return Err(NOT_FAST);
+            }
+            write_zeroes(device, range, zeroes).await
         }
         Work::Write { payload, .. } if payload.is_empty() => Ok(()),
         Work::Write { range, payload, fua } => device.write(range.offset_bytes, payload, fua).await,
         Work::Flush => device.flush().await,
+        Work::Cache => Ok(()),
         Work::Trim { range, .. } | Work::WriteZeroes { range, .. } if range.len_bytes == 0 => Ok(()),
         Work::Trim { range, fua } => trim(device, range, fua).await,
-        Work::WriteZeroes { range, zeroing, fua } => write_zeroes(device, range, zeroing, fua).await,
+        Work::WriteZeroes { range, zeroes } => write_zeroes(device, range, zeroes).await,
     };
-    done.map(|()| Vec::new()).map_err(|error| errno(error, "request"))
+    done.map(|()| Answer::Done).map_err(|error| failure(error, "request"))
+}
+
+const NOT_FAST: Failure =
+    Failure { error: Errno::NotSupported, why: "zeroes there would have to be written like any other bytes" };
+
+/// What the answer to BLOCK_STATUS about so many contexts may take.
+pub(super) fn status_buf_bytes(contexts: usize) -> usize {
+    contexts * status_bytes_max(EXTENTS_MAX)
+}
+
+/// One chunk for each context; the last ends the reply.
+async fn status<D: Device>(
+    device: &D,
+    inquiry: Inquiry,
+    framing: Framing,
+    cookie: u64,
+    mut buf: Buf,
+) -> Result<Slice, IoError> {
+    let Inquiry { range, contexts, one } = inquiry;
+    let max = if one { 1 } else { EXTENTS_MAX };
+    let mut filled = 0;
+    for (index, kind) in contexts.iter().enumerate() {
+        let extents = device.extents(kind, range.offset_bytes..range.end_bytes(), max).await?;
+        let covered: u64 = extents.iter().map(|extent| extent.len_bytes).sum();
+        assert!((1..=max).contains(&extents.len()) && covered <= range.len_bytes, "{kind:?}: {extents:?}");
+        let request = (cookie, range.offset_bytes);
+        let is_last = index + 1 == contexts.len();
+        filled += write_status(&mut buf[filled..], framing, request, context::id(kind), &extents, is_last);
+    }
+    Ok(buf.freeze().slice(0..filled))
 }
 
 /// All of the pieces at once; none is left under way when this is over.
@@ -70,7 +123,7 @@ async fn read<D: Device>(device: &D, mut pieces: Vec<(Piece, Buf)>) -> Result<Ve
 }
 
 async fn trim<D: Device>(device: &D, range: Range, fua: Fua) -> Result<(), IoError> {
-    match device.discard(range.offset_bytes, u64::from(range.len_bytes)).await {
+    match device.discard(range.offset_bytes, range.len_bytes).await {
         // A TRIM may do nothing.
         Err(error) if error.kind == IoErrorKind::Unsupported => Ok(()),
         Err(error) => Err(error),
@@ -81,22 +134,20 @@ async fn trim<D: Device>(device: &D, range: Range, fua: Fua) -> Result<(), IoErr
     }
 }
 
-async fn write_zeroes<D: Device>(
-    device: &D,
-    range: Range,
-    zeroing: Zeroing,
-    fua: Fua,
-) -> Result<(), IoError> {
-    let (offset_bytes, len_bytes) = (range.offset_bytes, u64::from(range.len_bytes));
-    match device.write_zeroes(offset_bytes, len_bytes, zeroing, fua).await {
+async fn write_zeroes<D: Device>(device: &D, range: Range, zeroes: Zeroes) -> Result<(), IoError> {
+    let Zeroes { zeroing, fua, .. } = zeroes;
+    match device.write_zeroes(range.offset_bytes, range.len_bytes, zeroing, fua).await {
         Err(error) if error.kind == IoErrorKind::Unsupported => (),
         done => return done,
     }
     // Zeroes are written instead, a few pieces at a time: bounded work between two chances for others.
-    let batch_pieces = ZERO_WRITE_BYTES / crate::io::MAX_BUF_BYTES;
-    for batch in pieces(offset_bytes, len_bytes).chunks(batch_pieces) {
-        let zeroes = batch.iter().map(zeroes_for).collect();
-        device.write(batch[0].offset_bytes, zeroes, Fua::No).await?;
+    let mut at = range.offset_bytes;
+    while at < range.end_bytes() {
+        let start = at - at % MAX_BUF_BYTES as u64;
+        let end = range.end_bytes().min(start.saturating_add(ZERO_WRITE_BYTES as u64));
+        let data = pieces(at, end - at).iter().map(zeroes_for).collect();
+        device.write(at, data, Fua::No).await?;
+        at = end;
     }
     match fua {
         Fua::Yes => device.flush().await,
@@ -111,9 +162,9 @@ fn zeroes_for(piece: &Piece) -> Slice {
 }
 
 /// What the client is told.
-fn errno(error: IoError, doing: &'static str) -> Errno {
+fn failure(error: IoError, doing: &'static str) -> Failure {
     tracing::debug!(%error, doing, "answered with an error");
-    match error.kind {
+    let errno = match error.kind {
         IoErrorKind::Media | IoErrorKind::Gone | IoErrorKind::Timeout | IoErrorKind::Closed => Errno::Io,
         // ENOTSUP is legal only for FAST_ZERO; elsewhere the client has to hear that it did not happen.
         IoErrorKind::Unsupported => Errno::Io,
@@ -121,5 +172,6 @@ fn errno(error: IoError, doing: &'static str) -> Errno {
         IoErrorKind::Invalid => Errno::Invalid,
         IoErrorKind::ReadOnly => Errno::Perm,
         IoErrorKind::ShuttingDown => Errno::Shutdown,
-    }
+    };
+    Failure { error: errno, why: error.context }
 }

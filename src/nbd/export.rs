@@ -2,9 +2,10 @@
 
 use std::any::Any;
 
+use super::context::Contexts;
 use super::limits::{PAYLOAD_BYTES_ADVERTISED, Pools};
 use super::stop::Stop;
-use super::wire;
+use super::wire::{self, Framing};
 use crate::io::{Device, DeviceInfo};
 
 /// An export as LIST shows it.
@@ -75,10 +76,13 @@ pub(super) struct Terms {
     pub(super) payload_bytes_max: u32,
     /// What the device wants reads aligned to.
     pub(super) read_block_bytes: u32,
+    pub(super) framing: Framing,
+    /// What BLOCK_STATUS answers; none without SET_META_CONTEXT.
+    pub(super) contexts: Contexts,
 }
 
 impl Terms {
-    pub(super) fn new(info: &DeviceInfo, pools: &Pools) -> Terms {
+    pub(super) fn new(info: &DeviceInfo, pools: &Pools, framing: Framing, contexts: Contexts) -> Terms {
         let accepted = pools.payload_bytes_max();
         let advertised = PAYLOAD_BYTES_ADVERTISED.min(1 << accepted.ilog2());
         let block_bytes = info.write_block_bytes.clamp(1, 1 << 16);
@@ -90,14 +94,20 @@ impl Terms {
         let preferred_bytes = aligned.clamp(block_bytes.max(512), advertised as u32);
         let mut flags = wire::FLAG_HAS_FLAGS | wire::FLAG_SEND_FLUSH | wire::FLAG_SEND_FUA;
         // Legal because a flush of the device covers what was answered on any connection.
-        flags |= wire::FLAG_CAN_MULTI_CONN;
+        flags |= wire::FLAG_CAN_MULTI_CONN | wire::FLAG_SEND_CACHE;
+        if framing != Framing::Simple {
+            flags |= wire::FLAG_SEND_DF;
+        }
+        if framing == Framing::Extended && !contexts.is_empty() {
+            flags |= wire::FLAG_BLOCK_STATUS_PAYLOAD;
+        }
         if info.rotational {
             flags |= wire::FLAG_ROTATIONAL;
         }
         flags |= if info.read_only {
             wire::FLAG_READ_ONLY
         } else {
-            wire::FLAG_SEND_TRIM | wire::FLAG_SEND_WRITE_ZEROES
+            wire::FLAG_SEND_TRIM | wire::FLAG_SEND_WRITE_ZEROES | wire::FLAG_SEND_FAST_ZERO
         };
         Terms {
             size_bytes: info.size_bytes,
@@ -108,6 +118,8 @@ impl Terms {
             payload_bytes_advertised: advertised as u32,
             payload_bytes_max: accepted as u32,
             read_block_bytes: info.read_block_bytes.max(1),
+            framing,
+            contexts,
         }
     }
 
@@ -120,9 +132,18 @@ impl Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::Pool;
+    use crate::io::{ExtentKind, Pool};
 
     fn terms(pool_bytes: usize, change: impl Fn(&mut DeviceInfo)) -> Terms {
+        framed_terms(pool_bytes, Framing::Simple, &[], change)
+    }
+
+    fn framed_terms(
+        pool_bytes: usize,
+        framing: Framing,
+        contexts: &[ExtentKind],
+        change: impl Fn(&mut DeviceInfo),
+    ) -> Terms {
         let mut info = DeviceInfo {
             size_bytes: 1 << 30,
             read_block_bytes: 512,
@@ -132,8 +153,9 @@ mod tests {
             rotational: false,
         };
         change(&mut info);
-        let pools = Pools { messages: Pool::new(1 << 20).unwrap(), payloads: Pool::new(pool_bytes).unwrap() };
-        Terms::new(&info, &pools)
+        let pool = |bytes| Pool::new(bytes).unwrap();
+        let pools = Pools { messages: pool(1 << 20), receive: pool(1 << 20), payloads: pool(pool_bytes) };
+        Terms::new(&info, &pools, framing, Contexts::of(contexts))
     }
 
     #[test]
@@ -149,9 +171,16 @@ mod tests {
     }
 
     #[test]
-    fn flags_follow_the_device() {
-        assert_eq!(terms(16 << 20, |_| ()).flags, 0b1_0110_1101);
+    fn flags_follow_the_device_and_the_framing() {
+        let writable = 0b1101_0110_1101;
+        assert_eq!(terms(16 << 20, |_| ()).flags, writable);
         let other = terms(16 << 20, |info| (info.read_only, info.rotational) = (true, true));
-        assert_eq!(other.flags, 0b1_0001_1111);
+        assert_eq!(other.flags, 0b0101_0001_1111);
+        let asks = &[ExtentKind::Allocation];
+        let structured = framed_terms(16 << 20, Framing::Structured, asks, |_| ());
+        assert_eq!(structured.flags, writable | 1 << 7);
+        assert_eq!(framed_terms(16 << 20, Framing::Extended, &[], |_| ()).flags, writable | 1 << 7);
+        let extended = framed_terms(16 << 20, Framing::Extended, asks, |_| ());
+        assert_eq!(extended.flags, writable | 1 << 7 | 1 << 12);
     }
 }

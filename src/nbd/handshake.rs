@@ -11,12 +11,16 @@
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U16, U32};
 
+use super::context::{self, Contexts};
 use super::export::{Attached, Export, Exports, Terms};
 use super::inbox::Inbox;
 use super::limits::{Limits, NAME_BYTES_MAX, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX, Pools};
 use super::session::SessionEnd;
-use super::wire::{self, BlockSizes, ExportFacts, Greeting, InfoRequest, OptionHeader};
+use super::wire::{self, BlockSizes, ExportFacts, Framing, Greeting, InfoRequest, MetaRequest, OptionHeader};
 use crate::io::{Clock, Device, PAGE_BYTES, Pool, Stream};
+
+/// Zeroes behind the answer to EXPORT_NAME, for clients that did not say that they do without.
+const EXPORT_NAME_PADDING_BYTES: usize = 124;
 
 /// What the client chose.
 pub(super) struct Chosen<D> {
@@ -49,7 +53,7 @@ pub(super) async fn shake<S: Stream, R: Clock, X: Exports>(
         flags: (wire::FIXED_NEWSTYLE | wire::NO_ZEROES).into(),
     };
     send(stream, &pools.messages, greeting.as_bytes()).await?;
-    let client_flags = u32::from_be_bytes(inbox.take::<{ wire::CLIENT_FLAGS_BYTES }>().await?);
+    let client_flags = u32::from_be_bytes(inbox.take::<{ size_of::<u32>() }>().await?);
     if client_flags & !u32::from(wire::FIXED_NEWSTYLE | wire::NO_ZEROES) != 0 {
         return Err(SessionEnd::Refused("unknown client flags"));
     }
@@ -59,6 +63,8 @@ pub(super) async fn shake<S: Stream, R: Clock, X: Exports>(
         pools,
         fixed: client_flags & u32::from(wire::FIXED_NEWSTYLE) != 0,
         no_zeroes: client_flags & u32::from(wire::NO_ZEROES) != 0,
+        framing: Framing::Simple,
+        chosen: None,
     };
     for _ in 0..limits.options {
         let (replies, outcome) = match haggling.take_option().await? {
@@ -80,11 +86,14 @@ struct Haggling<'a, S, R, X> {
     pools: &'a Pools,
     fixed: bool,
     no_zeroes: bool,
+    framing: Framing,
+    /// The contexts of the last SET_META_CONTEXT, and the true name of the export that they were chosen for.
+    chosen: Option<(String, Contexts)>,
 }
 
 impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
     async fn take_option(&mut self) -> Result<Step<X::Device>, SessionEnd> {
-        let bytes = self.inbox.take::<{ wire::OPTION_HEADER_BYTES }>().await?;
+        let bytes = self.inbox.take::<{ size_of::<OptionHeader>() }>().await?;
         let header: OptionHeader = zerocopy::transmute!(bytes);
         if header.magic != wire::OPTION_MAGIC {
             return Err(SessionEnd::Refused("an option with a wrong magic"));
@@ -98,6 +107,9 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
             // It has no way to say no: all that is wrong is answered by a close.
             if length > NAME_BYTES_MAX {
                 return Err(SessionEnd::Refused("a name that is too long"));
+            }
+            if self.framing == Framing::Extended {
+                return Err(SessionEnd::Refused("EXPORT_NAME after EXTENDED_HEADERS"));
             }
             let name = self.inbox.take_vec(length).await?;
             return self.export_name(&name).await;
@@ -118,6 +130,10 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
                 let data = self.inbox.take_vec(length).await?;
                 self.info(option, &data).await
             }
+            wire::OPT_LIST_META_CONTEXT | wire::OPT_SET_META_CONTEXT if length <= OPTION_BYTES_MAX => {
+                let data = self.inbox.take_vec(length).await?;
+                Ok(Step::Reply(self.meta_context(option, &data).await))
+            }
             _ => {
                 self.inbox.skip(length).await?;
                 Ok(Step::Reply(self.plain(option, length)))
@@ -125,14 +141,30 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         }
     }
 
-    /// The options that need no data, and those that nobody knows.
-    fn plain(&self, option: u32, length: usize) -> Vec<u8> {
+    /// The options that need no data, those that are too long, and those that nobody knows.
+    fn plain(&mut self, option: u32, length: usize) -> Vec<u8> {
         match option {
-            wire::OPT_INFO | wire::OPT_GO => reply(option, wire::REP_ERR_TOO_BIG, "the option is too long"),
-            wire::OPT_LIST | wire::OPT_STARTTLS if length > 0 => {
+            wire::OPT_INFO | wire::OPT_GO | wire::OPT_LIST_META_CONTEXT | wire::OPT_SET_META_CONTEXT => {
+                reply(option, wire::REP_ERR_TOO_BIG, "the option is too long")
+            }
+            wire::OPT_LIST | wire::OPT_STARTTLS | wire::OPT_STRUCTURED_REPLY | wire::OPT_EXTENDED_HEADERS
+                if length > 0 =>
+            {
                 reply(option, wire::REP_ERR_INVALID, "this option has no data")
             }
             wire::OPT_LIST => self.list(),
+            wire::OPT_STRUCTURED_REPLY if self.framing == Framing::Extended => {
+                let why = "extended headers were chosen, which have structured replies of their own";
+                reply(option, wire::REP_ERR_EXT_HEADER_REQD, why)
+            }
+            wire::OPT_STRUCTURED_REPLY => {
+                self.framing = Framing::Structured;
+                reply(option, wire::REP_ACK, "")
+            }
+            wire::OPT_EXTENDED_HEADERS => {
+                self.framing = Framing::Extended;
+                reply(option, wire::REP_ACK, "")
+            }
             wire::OPT_STARTTLS => reply(option, wire::REP_ERR_UNSUP, "this server does not speak TLS"),
             _ => reply(option, wire::REP_ERR_UNSUP, "this server does not know the option"),
         }
@@ -155,12 +187,12 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         }
         let name = checked_name(name).ok_or(SessionEnd::Refused("a name that is none"))?;
         let export = self.exports.open(name).await.ok_or(SessionEnd::Refused("an unknown export"))?;
-        let terms = self.terms(&export.device);
+        let terms = self.terms(&export);
         let attached = self.exports.attach(&export.name).ok_or(SessionEnd::Stopped)?;
         tracing::debug!(export = ?export.name, "chosen by EXPORT_NAME");
         let mut answer = export_facts(&terms).as_bytes().to_vec();
         if !self.no_zeroes {
-            answer.resize(answer.len() + wire::EXPORT_NAME_PADDING_BYTES, 0);
+            answer.resize(answer.len() + EXPORT_NAME_PADDING_BYTES, 0);
         }
         Ok(Step::Enter(answer, Chosen { device: export.device, terms, attached }))
     }
@@ -175,7 +207,7 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         let Some(export) = self.exports.open(name).await else {
             return Ok(Step::Reply(reply(option, wire::REP_ERR_UNKNOWN, "there is no such export")));
         };
-        let mut terms = self.terms(&export.device);
+        let mut terms = self.terms(&export);
         let mut replies = info_replies(option, &request, &export, &terms);
         wire::push_option_reply(&mut replies, option, wire::REP_ACK, &[]);
         if option == wire::OPT_INFO {
@@ -191,8 +223,49 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         Ok(Step::Enter(replies, Chosen { device: export.device, terms, attached }))
     }
 
-    fn terms(&self, device: &X::Device) -> Terms {
-        Terms::new(&device.info(), self.pools)
+    /// LIST_META_CONTEXT, and SET_META_CONTEXT, which lists what it has chosen.
+    async fn meta_context(&mut self, option: u32, data: &[u8]) -> Vec<u8> {
+        let chooses = option == wire::OPT_SET_META_CONTEXT;
+        if chooses {
+            // The old choice is void, also where the new one fails.
+            self.chosen = None;
+            if self.framing == Framing::Simple {
+                return reply(option, wire::REP_ERR_INVALID, "structured replies have to be chosen first");
+            }
+        }
+        let parsed = MetaRequest::parse(data);
+        let Some((name, request)) = parsed.and_then(|request| Some((checked_name(request.name)?, request)))
+        else {
+            return reply(option, wire::REP_ERR_INVALID, "the option is malformed");
+        };
+        let Some(export) = self.exports.open(name).await else {
+            return reply(option, wire::REP_ERR_UNKNOWN, "there is no such export");
+        };
+        let offered = Contexts::of(export.device.extent_kinds());
+        let contexts = match request.asks_nothing() {
+            true if chooses => Contexts::NONE,
+            true => offered,
+            false => request
+                .queries()
+                .fold(Contexts::NONE, |found, query| found.union(offered.matching(query, !chooses))),
+        };
+        let mut replies = Vec::new();
+        for kind in contexts.iter() {
+            let id = U32::new(if chooses { context::id(kind) } else { 0 });
+            let parts = [id.as_bytes(), context::name(kind).as_bytes()];
+            wire::push_option_reply(&mut replies, option, wire::REP_META_CONTEXT, &parts);
+        }
+        wire::push_option_reply(&mut replies, option, wire::REP_ACK, &[]);
+        if chooses {
+            self.chosen = Some((export.name, contexts));
+        }
+        replies
+    }
+
+    fn terms(&self, export: &Export<X::Device>) -> Terms {
+        let chosen = self.chosen.as_ref().filter(|(name, _)| *name == export.name);
+        let contexts = chosen.map_or(Contexts::NONE, |(_, contexts)| *contexts);
+        Terms::new(&export.device.info(), self.pools, self.framing, contexts)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The receiving half of a connection: a buffer in front of the stream, which messages are cut from.
 //!
+//! The buffer is a page. Where a receive has filled it, a larger one is borrowed, if there is one, and given back when a
+//! receive has not: many idle connections need little memory, and a busy one few receives.
+//!
 //! Invariants:
 //! - What has been received is never lost while the connection goes on: it is in the buffer, between `start` and `end`.
 //! - After a stop no receive waits for longer than the peer is expected to be silent, so an idle peer does not hold up
@@ -13,11 +16,10 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use super::limits::{Limits, RECEIVE_BYTES};
+use super::limits::{Limits, Pools, RECEIVE_BYTES};
 use super::session::SessionEnd;
 use super::stop::Halt;
-use super::wire::REQUEST_BYTES;
-use crate::io::{Buf, Clock, Slice, Stream};
+use crate::io::{Buf, Clock, PAGE_BYTES, Pool, Slice, Stream};
 
 pub(super) struct Inbox<S, R> {
     stream: Rc<S>,
@@ -31,14 +33,23 @@ pub(super) struct Inbox<S, R> {
     buf: Option<Buf>,
     start: usize,
     end: usize,
-    /// Receive no more than a request's header: what follows is probably a large payload.
-    pub(super) header_only: bool,
+    /// The last receive filled the buffer: there is probably more.
+    was_filled: bool,
+    larger: Pool,
+    smaller: Pool,
+    /// Receive no more than a request's header of so many bytes: what follows is probably a large payload.
+    pub(super) only_header: Option<usize>,
 }
 
 impl<S: Stream, R: Clock> Inbox<S, R> {
-    /// `buf` must be of [`RECEIVE_BYTES`].
-    pub(super) fn new(stream: Rc<S>, clock: R, halt: Halt, limits: &Limits, buf: Buf) -> Inbox<S, R> {
-        assert_eq!(buf.len(), RECEIVE_BYTES);
+    /// Waits for its page.
+    pub(super) async fn new(
+        stream: Rc<S>,
+        clock: R,
+        halt: Halt,
+        limits: &Limits,
+        pools: &Pools,
+    ) -> Inbox<S, R> {
         Inbox {
             stream,
             clock,
@@ -46,10 +57,13 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
             stop_quiet: limits.stop_quiet,
             stop_timeout: limits.stop_timeout,
             stopped_at: None,
-            buf: Some(buf),
+            buf: Some(pools.messages.alloc(PAGE_BYTES).await),
             start: 0,
             end: 0,
-            header_only: false,
+            was_filled: false,
+            larger: pools.receive.clone(),
+            smaller: pools.messages.clone(),
+            only_header: None,
         }
     }
 
@@ -63,20 +77,29 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.halt.is_stopped()
     }
 
-    /// The next `N` bytes, once they are there.
+    /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
-        self.need(N).await?;
+        const { assert!(N <= PAGE_BYTES) };
+        while self.end - self.start < N {
+            self.fill().await?;
+        }
         let bytes = self.available().first_chunk::<N>().copied().expect("so many are there");
         self.start += N;
         Ok(bytes)
     }
 
-    /// The next `len` bytes, once they are there. Panics if they do not fit the buffer.
+    /// The next `len` bytes. Memory is taken for what has come, not for what is claimed.
     pub(super) async fn take_vec(&mut self, len: usize) -> Result<Vec<u8>, SessionEnd> {
-        self.need(len).await?;
-        let bytes = self.available()[..len].to_vec();
-        self.start += len;
-        Ok(bytes)
+        let mut bytes = Vec::new();
+        loop {
+            let count = (len - bytes.len()).min(self.end - self.start);
+            bytes.extend_from_slice(&self.available()[..count]);
+            self.start += count;
+            if bytes.len() == len {
+                return Ok(bytes);
+            }
+            self.fill().await?;
+        }
     }
 
     /// Throws the next `len` bytes away, as they come.
@@ -115,29 +138,41 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.buf.as_ref().map_or(&[], |buf| &buf[self.start..self.end])
     }
 
-    async fn need(&mut self, len: usize) -> Result<(), SessionEnd> {
-        assert!(len <= RECEIVE_BYTES);
-        while self.end - self.start < len {
-            self.fill().await?;
-        }
-        Ok(())
-    }
-
     /// Receives something into the free end of the buffer.
     async fn fill(&mut self) -> Result<(), SessionEnd> {
+        self.resize();
         let mut head = self.buf.take().ok_or(SessionEnd::Closed)?;
         head.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         let mut free = head.split_off(self.end);
-        let unused = match self.header_only && self.end < REQUEST_BYTES {
-            true => free.split_off(REQUEST_BYTES - self.end),
-            false => free.split_off(free.len()),
+        let unused = match self.only_header {
+            Some(header_bytes) if self.end < header_bytes => free.split_off(header_bytes - self.end),
+            _ => free.split_off(free.len()),
         };
         let (count, filled) = self.receive(free).await?;
+        self.was_filled = count == filled.len() && unused.is_empty();
         self.end += count;
         self.buf = Some(head.join(filled).join(unused));
         Ok(())
+    }
+
+    /// Exchanges the buffer for one of the size that is needed now. Where there is none, it stays as it is.
+    fn resize(&mut self) {
+        let Some(old) = &self.buf else { return };
+        let (pool, len) = match self.was_filled {
+            true => (&self.larger, RECEIVE_BYTES),
+            false => (&self.smaller, PAGE_BYTES),
+        };
+        let kept = self.start..self.end;
+        if old.len() == len || kept.len() >= len {
+            return;
+        }
+        if let Some(mut new) = pool.try_alloc(len) {
+            new[..kept.len()].copy_from_slice(&old[kept.clone()]);
+            (self.start, self.end) = (0, kept.len());
+            self.buf = Some(new);
+        }
     }
 
     /// At least one byte into the start of `buf`.

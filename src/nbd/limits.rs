@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::io::{MAX_BUF_BYTES, PAGE_BYTES, Pool};
 
-/// Bytes received at once: a few hundred request headers, or some small writes.
+/// Bytes received at once by a connection with much to say: a few hundred request headers, or some small writes. Others
+/// make do with a page.
 pub(super) const RECEIVE_BYTES: usize = 64 << 10;
 
 /// After a WRITE of at least this much, only the next header is received, so that the next payload lands where it is
@@ -18,11 +19,12 @@ pub(super) const SEND_BYTES: usize = 1 << 20;
 /// Slices given to one `Stream::send`; the kernel takes 1024.
 pub(super) const SEND_SLICES: usize = 256;
 
-/// Replies gathered into one batch: as many as there are headers on a page.
-pub(super) const SEND_REPLIES: usize = PAGE_BYTES / super::wire::SIMPLE_REPLY_BYTES;
+/// What the heads of one batch of replies may take together: a page, some two hundred simple replies.
+pub(super) const SEND_HEAD_BYTES: usize = PAGE_BYTES;
 
-/// Longest option that is looked at: the longest legal name (4096 bytes) and two thousand info requests.
-pub(super) const OPTION_BYTES_MAX: usize = 8 << 10;
+/// Longest option that is looked at: the longest legal name (4096 bytes) with the longest legal query, or with thousands
+/// of info requests.
+pub(super) const OPTION_BYTES_MAX: usize = 16 << 10;
 
 /// Longest option that is skipped and answered; a longer one ends the connection.
 pub(super) const OPTION_SKIP_BYTES_MAX: u32 = 128 << 10;
@@ -37,15 +39,21 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 /// Longest payload that is advertised: what every client is allowed by default.
 pub(super) const PAYLOAD_BYTES_ADVERTISED: usize = 32 << 20;
 
+/// Extents in one chunk of a reply to BLOCK_STATUS; a client that wants to know more asks again from there.
+pub(super) const EXTENTS_MAX: usize = 500;
+
+/// Longest payload of a BLOCK_STATUS that is looked at: a length, and the ids of more contexts than there are.
+pub(super) const STATUS_PAYLOAD_BYTES_MAX: usize = 256;
+
 /// A write of zeroes that the device cannot do by itself is done in writes of this size.
 pub(super) const ZERO_WRITE_BYTES: usize = 4 * MAX_BUF_BYTES;
 
 /// Smallest pool of payloads: one request may have half of it, and may lie across two more blocks than its length says.
 const PAYLOAD_POOL_BYTES_MIN: usize = 4 * MAX_BUF_BYTES;
 
-/// What the pool of messages must hold for each connection so that no connection waits for another's: a receive buffer
-/// and two pages of headers, each of which may spoil a block as large as a receive buffer.
-pub const MESSAGE_BYTES_PER_CONNECTION: usize = 3 * RECEIVE_BYTES;
+/// What the pool of messages must hold for each connection so that no connection waits for another's: a page to receive
+/// into, one for the heads of replies, and one of the handshake.
+pub const MESSAGE_BYTES_PER_CONNECTION: usize = 3 * PAGE_BYTES;
 
 /// What the owner of a connection may choose.
 #[derive(Clone, Copy, Debug)]
@@ -88,12 +96,14 @@ impl Default for Limits {
     }
 }
 
-/// Where a connection's memory comes from. Two pools, because a receive buffer is held for as long as a connection
+/// Where a connection's memory comes from. Several pools, because a receive buffer is held for as long as a connection
 /// lasts: were it taken from the pool of payloads, idle clients could starve busy ones.
 #[derive(Clone)]
 pub struct Pools {
-    /// Receive buffers and reply headers: at least [`MESSAGE_BYTES_PER_CONNECTION`] for every connection.
+    /// Pages to receive into and heads of replies: at least [`MESSAGE_BYTES_PER_CONNECTION`] for every connection.
     pub messages: Pool,
+    /// Larger buffers to receive into, for connections with much to say; nobody waits for one.
+    pub receive: Pool,
     /// What is read and written: at least 4 MiB.
     pub payloads: Pool,
 }

@@ -44,19 +44,19 @@ pub(super) fn read_pieces(range: Range, block_bytes: u32) -> Vec<Piece> {
     }
     let block = u64::from(block_bytes);
     let start = range.offset_bytes - range.offset_bytes % block;
-    let end = (range.offset_bytes + u64::from(range.len_bytes)).next_multiple_of(block);
+    let end = range.end_bytes().next_multiple_of(block);
     pieces(start, end - start)
 }
 
 /// Buffer lengths for a write's payload: each piece with its lead.
 pub(super) fn write_lens(range: Range) -> Vec<usize> {
-    let pieces = pieces(range.offset_bytes, u64::from(range.len_bytes));
+    let pieces = pieces(range.offset_bytes, range.len_bytes);
     pieces.iter().map(|piece| piece.lead() + piece.len).collect()
 }
 
 /// Cuts the leads off, so that the payload lies in memory as it will on the device.
 pub(super) fn without_leads(range: Range, bufs: Vec<Buf>) -> Vec<Buf> {
-    let pieces = pieces(range.offset_bytes, u64::from(range.len_bytes));
+    let pieces = pieces(range.offset_bytes, range.len_bytes);
     assert_eq!(pieces.len(), bufs.len());
     let place = |(piece, mut buf): (&Piece, Buf)| match piece.lead() {
         0 => buf,
@@ -96,7 +96,7 @@ mod tests {
         #[test]
         fn a_read_gets_what_it_asked_for(
             offset_bytes in 0u64..4 << 20,
-            len_bytes in 0u32..3 << 20,
+            len_bytes in 0u64..3 << 20,
             block_bytes in prop::sample::select(vec![1u32, 512, 4096]),
         ) {
             let range = Range { offset_bytes, len_bytes };
@@ -117,14 +117,14 @@ mod tests {
             }
             let slices = cut_out(range, block_bytes, bufs);
             let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
-            let expected: Vec<u8> = (offset_bytes..offset_bytes + u64::from(len_bytes)).map(byte_at).collect();
+            let expected: Vec<u8> = (offset_bytes..offset_bytes + len_bytes).map(byte_at).collect();
             prop_assert!(bytes == expected);
         }
 
         #[test]
         fn a_payload_lies_in_memory_as_on_the_device(
             offset_bytes in 0u64..4 << 20,
-            len_bytes in 0u32..3 << 20,
+            len_bytes in 0u64..3 << 20,
         ) {
             let range = Range { offset_bytes, len_bytes };
             let pool = Pool::new(8 << 20).unwrap();
@@ -136,7 +136,7 @@ mod tests {
                 prop_assert_eq!(buf.as_mut_ptr() as u64 % 4096, at % 4096);
                 at += buf.len() as u64;
             }
-            prop_assert_eq!(at, offset_bytes + u64::from(len_bytes));
+            prop_assert_eq!(at, offset_bytes + len_bytes);
         }
     }
 

@@ -11,27 +11,77 @@ use std::rc::Rc;
 
 use futures_util::future::{Either, select};
 
-use super::limits::{SEND_BYTES, SEND_REPLIES, SEND_SLICES};
+use super::command::Failure;
+use super::limits::{SEND_BYTES, SEND_HEAD_BYTES, SEND_SLICES};
 use super::session::Session;
-use super::wire::{Errno, SIMPLE_REPLY_BYTES, SimpleReply};
+use super::wire::{Framing, HEAD_BYTES_MAX, Head};
 use crate::io::{Buf, Device, IoError, Runtime, Slice, Stream};
+
+const _: () = assert!(HEAD_BYTES_MAX <= SEND_HEAD_BYTES);
+
+/// What a request that was done is answered with.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// That it was done.
+    Done,
+    /// The data of a READ.
+    Data(Vec<Slice>),
+    /// Chunks, complete with their headers.
+    Chunks(Slice),
+}
 
 /// A finished request.
 pub(super) struct Reply {
     pub(super) cookie: u64,
-    pub(super) result: Result<Vec<Slice>, Errno>,
+    /// The request's.
+    pub(super) offset_bytes: u64,
+    pub(super) result: Result<Answer, Failure>,
     /// Pool memory that is given back once this is sent.
     pub(super) reserved_bytes: usize,
 }
 
+/// A reply as it leaves.
+struct Letter {
+    head: Option<Head>,
+    data: Vec<Slice>,
+}
+
 impl Reply {
-    fn data(&self) -> &[Slice] {
-        self.result.as_deref().unwrap_or_default()
+    fn letter(self, framing: Framing) -> Letter {
+        let (cookie, offset) = (self.cookie, self.offset_bytes);
+        match self.result {
+            Ok(Answer::Done) => {
+                Letter { head: Some(Head::success(framing, cookie, offset, 0)), data: vec![] }
+            }
+            Ok(Answer::Data(data)) => {
+                let data_bytes = data.iter().map(|slice| slice.len()).sum();
+                Letter { head: Some(Head::success(framing, cookie, offset, data_bytes)), data }
+            }
+            Ok(Answer::Chunks(chunks)) => Letter { head: None, data: vec![chunks] },
+            Err(Failure { error, why }) => {
+                Letter { head: Some(Head::failure(framing, cookie, offset, error, why)), data: vec![] }
+            }
+        }
+    }
+}
+
+impl Letter {
+    fn head_bytes(&self) -> &[u8] {
+        self.head.as_ref().map_or(&[], Head::bytes)
     }
 
     fn data_bytes(&self) -> usize {
-        self.data().iter().map(|slice| slice.len()).sum()
+        self.data.iter().map(|slice| slice.len()).sum()
     }
+}
+
+/// Replies that leave together.
+#[derive(Default)]
+struct Batch {
+    letters: Vec<Letter>,
+    head_bytes: usize,
+    requests: usize,
+    reserved_bytes: usize,
 }
 
 /// Sends what finishes until the receiver has ended and nothing is in flight.
@@ -39,10 +89,10 @@ pub(super) async fn send_replies<S: Stream, D: Device, R: Runtime>(session: Rc<S
     loop {
         session.work.until(|| !session.outbox.borrow().is_empty() || session.is_drained()).await;
         let batch = next_batch(&session);
-        if batch.is_empty() {
+        let (requests, bytes) = (batch.requests, batch.reserved_bytes);
+        if requests == 0 {
             break;
         }
-        let (requests, bytes) = (batch.len(), batch.iter().map(|reply| reply.reserved_bytes).sum());
         // A peer that takes nothing is cut off by the watch, and then the send is not waited for.
         let broken = pin!(session.broke.until(|| session.broken.get()));
         match select(broken, pin!(send_batch(&session, batch))).await {
@@ -54,27 +104,34 @@ pub(super) async fn send_replies<S: Stream, D: Device, R: Runtime>(session: Rc<S
     session.sender_ended();
 }
 
-fn next_batch<S, D, R>(session: &Session<S, D, R>) -> Vec<Reply> {
+fn next_batch<S, D, R>(session: &Session<S, D, R>) -> Batch {
     let mut outbox = session.outbox.borrow_mut();
-    let mut batch = Vec::with_capacity(outbox.len().min(SEND_REPLIES));
-    let mut bytes = 0;
-    while batch.len() < SEND_REPLIES
-        && bytes < SEND_BYTES
+    let mut batch = Batch::default();
+    let mut data_bytes = 0;
+    while batch.head_bytes + HEAD_BYTES_MAX <= SEND_HEAD_BYTES
+        && data_bytes < SEND_BYTES
         && let Some(reply) = outbox.pop_front()
     {
-        bytes += reply.data_bytes();
-        batch.push(reply);
+        batch.requests += 1;
+        batch.reserved_bytes += reply.reserved_bytes;
+        let letter = reply.letter(session.terms.framing);
+        batch.head_bytes += letter.head_bytes().len();
+        data_bytes += letter.data_bytes();
+        batch.letters.push(letter);
     }
     batch
 }
 
 async fn send_batch<S: Stream, D: Device, R: Runtime>(
     session: &Session<S, D, R>,
-    batch: Vec<Reply>,
+    batch: Batch,
 ) -> Result<(), IoError> {
     session.sending_since(Some(session.runtime.now()));
-    let headers = session.pools.messages.alloc(batch.len() * SIMPLE_REPLY_BYTES).await;
-    let mut slices = lay_out(batch, headers).into_iter().peekable();
+    let heads = match batch.head_bytes {
+        0 => None,
+        bytes => Some(session.pools.messages.alloc(bytes).await),
+    };
+    let mut slices = lay_out(batch.letters, heads).into_iter().peekable();
     while slices.peek().is_some() {
         let mut part = Vec::with_capacity(slices.len().min(SEND_SLICES));
         let mut bytes = 0;
@@ -92,28 +149,34 @@ async fn send_batch<S: Stream, D: Device, R: Runtime>(
     Ok(())
 }
 
-/// Headers and data in the order in which they are sent; headers that follow each other are one slice.
-fn lay_out(batch: Vec<Reply>, mut headers: Buf) -> Vec<Slice> {
-    for (reply, header) in batch.iter().zip(headers.chunks_exact_mut(SIMPLE_REPLY_BYTES)) {
-        let error = reply.result.as_ref().err().copied();
-        header.copy_from_slice(&SimpleReply { cookie: reply.cookie, error }.encode());
-    }
-    let headers = headers.freeze();
-    let mut slices = Vec::with_capacity(2 * batch.len());
+/// Heads and data in the order in which they are sent; heads that follow each other are one slice. `heads` is as long as
+/// all of them together.
+fn lay_out(letters: Vec<Letter>, heads: Option<Buf>) -> Vec<Slice> {
+    let heads = heads.map(|mut heads| {
+        let mut end = 0;
+        for letter in &letters {
+            let bytes = letter.head_bytes();
+            heads[end..][..bytes.len()].copy_from_slice(bytes);
+            end += bytes.len();
+        }
+        heads.freeze()
+    });
+    let mut slices = Vec::with_capacity(2 * letters.len());
     let (mut start, mut end) = (0, 0);
-    for reply in batch {
-        end += SIMPLE_REPLY_BYTES;
-        if let Ok(data) = reply.result
-            && !data.is_empty()
-        {
-            slices.push(headers.slice(start..end));
-            slices.extend(data);
+    let mut push_heads = |slices: &mut Vec<Slice>, end: usize| {
+        if let Some(heads) = heads.as_ref().filter(|_| start < end) {
+            slices.push(heads.slice(start..end));
             start = end;
         }
+    };
+    for letter in letters {
+        end += letter.head_bytes().len();
+        if !letter.data.is_empty() {
+            push_heads(&mut slices, end);
+            slices.extend(letter.data);
+        }
     }
-    if start < end {
-        slices.push(headers.slice(start..end));
-    }
+    push_heads(&mut slices, end);
     slices
 }
 
@@ -121,23 +184,45 @@ fn lay_out(batch: Vec<Reply>, mut headers: Buf) -> Vec<Slice> {
 mod tests {
     use super::*;
     use crate::io::Pool;
+    use crate::nbd::wire::Errno;
+
+    fn sent(framing: Framing, results: Vec<Result<Answer, Failure>>) -> Vec<Slice> {
+        let pool = Pool::new(1 << 20).unwrap();
+        let letters = results.into_iter().enumerate().map(|(index, result)| {
+            let cookie = index as u64 + 1;
+            Reply { cookie, offset_bytes: 0, result, reserved_bytes: 0 }.letter(framing)
+        });
+        let letters: Vec<Letter> = letters.collect();
+        let bytes = letters.iter().map(|letter| letter.head_bytes().len()).sum();
+        lay_out(letters, pool.try_alloc(bytes))
+    }
+
+    fn results() -> Vec<Result<Answer, Failure>> {
+        let data = || Ok(Answer::Data(vec![Slice::zeroes(100), Slice::zeroes(5)]));
+        let failure = Failure { error: Errno::Io, why: "bad" };
+        vec![Ok(Answer::Done), Err(failure), data(), data(), Ok(Answer::Data(vec![])), Ok(Answer::Done)]
+    }
+
+    fn lens(slices: &[Slice]) -> Vec<usize> {
+        slices.iter().map(|slice| slice.len()).collect()
+    }
 
     #[test]
-    fn headers_without_data_between_them_are_one_slice() {
-        let pool = Pool::new(1 << 20).unwrap();
-        let reply = |cookie, result| Reply { cookie, result, reserved_bytes: 0 };
-        let data = || Ok(vec![Slice::zeroes(100), Slice::zeroes(5)]);
-        let batch = vec![
-            reply(1, Ok(vec![])),
-            reply(2, Err(Errno::Io)),
-            reply(3, data()),
-            reply(4, data()),
-            reply(5, Ok(vec![])),
-        ];
-        let slices = lay_out(batch, pool.try_alloc(5 * SIMPLE_REPLY_BYTES).unwrap());
-        let lens: Vec<usize> = slices.iter().map(|slice| slice.len()).collect();
-        assert_eq!(lens, [48, 100, 5, 16, 100, 5, 16]);
-        let second = slices[0][16..32].first_chunk().unwrap();
-        assert_eq!(SimpleReply::parse(second), Some(SimpleReply { cookie: 2, error: Some(Errno::Io) }));
+    fn heads_without_data_between_them_are_one_slice() {
+        let slices = sent(Framing::Simple, results());
+        assert_eq!(lens(&slices), [48, 100, 5, 16, 100, 5, 32]);
+        let second = Head::failure(Framing::Simple, 2, 0, Errno::Io, "bad");
+        assert_eq!(&slices[0][16..32], second.bytes());
+        let slices = sent(Framing::Structured, results());
+        assert_eq!(lens(&slices), [20 + 29 + 28, 100, 5, 28, 100, 5, 40]);
+    }
+
+    #[test]
+    fn chunks_that_are_complete_get_no_head() {
+        let chunks = || Ok(Answer::Chunks(Slice::zeroes(77)));
+        assert_eq!(
+            lens(&sent(Framing::Structured, vec![chunks(), Ok(Answer::Done), chunks()])),
+            [77, 20, 77]
+        );
     }
 }

@@ -25,7 +25,7 @@ use futures_util::future::{Either, select};
 use super::export::{Exports, Terms};
 use super::handshake::{self, Chosen};
 use super::inbox::Inbox;
-use super::limits::{Limits, Pools, RECEIVE_BYTES};
+use super::limits::{Limits, Pools};
 use super::reply::{Reply, send_replies};
 use super::signal::Signal;
 use super::stop::{Halt, Stop};
@@ -112,8 +112,7 @@ async fn shake_in_time<S: Stream, X: Exports, R: Runtime>(
     halt: &Halt,
 ) -> Result<(Inbox<S, R>, Chosen<X::Device>), SessionEnd> {
     let shake = async {
-        let buf = pools.messages.alloc(RECEIVE_BYTES).await;
-        let mut inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), limits, buf);
+        let mut inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), limits, pools).await;
         let chosen = handshake::shake(stream.as_ref(), &mut inbox, exports, pools, limits).await?;
         Ok((inbox, chosen))
     };

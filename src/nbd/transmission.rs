@@ -13,14 +13,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::command::{Command, Range, payload_bytes};
-use super::execute::{Work, execute};
+use super::command::{Command, Failure, Inquiry, Range, payload_bytes};
+use super::execute::{Work, execute, status_buf_bytes};
 use super::inbox::Inbox;
 use super::limits::{LARGE_WRITE_BYTES, PAYLOAD_BYTES_MAX};
 use super::payload::{read_pieces, reserved_bytes, without_leads, write_lens};
 use super::reply::Reply;
 use super::session::{Session, SessionEnd};
-use super::wire::{Errno, REQUEST_BYTES, Request};
+use super::wire::{Errno, Framing, Request};
 use crate::io::{Buf, Device, Fua, Pool, Runtime, Stream};
 
 /// Takes requests until there is a reason to take no more.
@@ -52,25 +52,43 @@ where
     R: Runtime,
 {
     async fn take_request(&mut self) -> Result<(), SessionEnd> {
-        let header = self.inbox.take::<REQUEST_BYTES>().await?;
-        let request = Request::parse(&header).ok_or(SessionEnd::Refused("a request with a wrong magic"))?;
-        self.inbox.header_only = payload_bytes(&request) as usize >= LARGE_WRITE_BYTES;
-        let command = Command::new(&request, &self.session.terms);
-        match command {
-            Ok(Command::Disconnect) => Err(SessionEnd::Disconnected),
-            Ok(_) if self.inbox.stopping() => self.refuse(&request, Errno::Shutdown).await,
-            Ok(Command::Read(range)) => self.take_read(request.cookie, range).await,
-            Ok(Command::Write(range, fua)) => self.take_write(request.cookie, range, fua).await,
-            Ok(Command::Flush) => self.take_other(request.cookie, Work::Flush).await,
-            Ok(Command::Trim(range, fua)) => self.take_other(request.cookie, Work::Trim { range, fua }).await,
-            Ok(Command::WriteZeroes(range, zeroing, fua)) => {
-                self.take_other(request.cookie, Work::WriteZeroes { range, zeroing, fua }).await
+        let terms = self.session.terms;
+        let request = match terms.framing {
+            Framing::Extended => Request::parse(
+                terms.framing,
+                &self.inbox.take::<{ Framing::Extended.request_bytes() }>().await?,
+            ),
+            framing => {
+                Request::parse(framing, &self.inbox.take::<{ Framing::Simple.request_bytes() }>().await?)
             }
-            Err(error) => self.refuse(&request, error).await,
+        };
+        let request = request.ok_or(SessionEnd::Refused("a request with a wrong magic"))?;
+        let is_large = payload_bytes(&request, terms.framing) >= LARGE_WRITE_BYTES as u64;
+        self.inbox.only_header = is_large.then(|| terms.framing.request_bytes());
+        match Command::new(&request, &terms) {
+            Ok(Command::Disconnect) => Err(SessionEnd::Disconnected),
+            Ok(_) if self.inbox.stopping() => self.refuse(&request, STOPPING).await,
+            Ok(Command::Read(range)) => self.take_read(&request, range).await,
+            Ok(Command::Write(range, fua)) => self.take_write(&request, range, fua).await,
+            Ok(Command::Flush) => self.take_other(&request, Work::Flush).await,
+            Ok(Command::Trim(range, fua)) => self.take_other(&request, Work::Trim { range, fua }).await,
+            Ok(Command::WriteZeroes(range, zeroes)) => {
+                self.take_other(&request, Work::WriteZeroes { range, zeroes }).await
+            }
+            Ok(Command::Cache) => self.take_other(&request, Work::Cache).await,
+            Ok(Command::Status(inquiry)) => self.take_status(&request, inquiry).await,
+            Ok(Command::StatusPayload(len)) => {
+                let payload = self.inbox.take_vec(len).await?;
+                match Inquiry::from_payload(&request, &payload, &terms) {
+                    Ok(inquiry) => self.take_status(&request, inquiry).await,
+                    Err(failure) => self.answer_with(&request, failure).await,
+                }
+            }
+            Err(failure) => self.refuse(&request, failure).await,
         }
     }
 
-    async fn take_read(&mut self, cookie: u64, range: Range) -> Result<(), SessionEnd> {
+    async fn take_read(&mut self, request: &Request, range: Range) -> Result<(), SessionEnd> {
         let block_bytes = self.session.terms.read_block_bytes;
         let pieces = read_pieces(range, block_bytes);
         let lens: Vec<usize> = pieces.iter().map(|piece| piece.len).collect();
@@ -78,25 +96,25 @@ where
         self.session.admit(reserved_bytes).await?;
         let bufs = alloc_all(&self.session.pools.payloads, &lens).await;
         let pieces = pieces.into_iter().zip(bufs).collect();
-        self.start(cookie, reserved_bytes, Work::Read { range, block_bytes, pieces });
+        self.start(request, reserved_bytes, Work::Read { range, block_bytes, pieces });
         Ok(())
     }
 
-    async fn take_write(&mut self, cookie: u64, range: Range, fua: Fua) -> Result<(), SessionEnd> {
+    async fn take_write(&mut self, request: &Request, range: Range, fua: Fua) -> Result<(), SessionEnd> {
         let lens = write_lens(range);
         let reserved_bytes = reserved_bytes(&lens);
         self.session.admit(reserved_bytes).await?;
         let bufs = without_leads(range, alloc_all(&self.session.pools.payloads, &lens).await);
         // Others may wait for this memory, so the peer does not have forever to fill it.
         let limits = &self.session.limits;
-        let transfer_secs = u64::from(range.len_bytes) / limits.payload_bytes_per_sec_min.max(1);
+        let transfer_secs = range.len_bytes / limits.payload_bytes_per_sec_min.max(1);
         let patience = limits.payload_timeout + Duration::from_secs(transfer_secs);
         self.session.payload_until(Some(self.session.runtime.now() + patience));
         let received = self.inbox.take_payload(bufs).await;
         self.session.payload_until(None);
         match received {
             Ok(payload) => {
-                self.start(cookie, reserved_bytes, Work::Write { range, payload, fua });
+                self.start(request, reserved_bytes, Work::Write { range, payload, fua });
                 Ok(())
             }
             Err(end) => {
@@ -106,32 +124,50 @@ where
         }
     }
 
-    async fn take_other(&mut self, cookie: u64, work: Work) -> Result<(), SessionEnd> {
-        self.session.admit(0).await?;
-        self.start(cookie, 0, work);
+    async fn take_status(&mut self, request: &Request, inquiry: Inquiry) -> Result<(), SessionEnd> {
+        let len = status_buf_bytes(inquiry.contexts.len());
+        let reserved_bytes = reserved_bytes(&[len]);
+        self.session.admit(reserved_bytes).await?;
+        let buf = self.session.pools.payloads.alloc(len).await;
+        let (framing, cookie) = (self.session.terms.framing, request.cookie);
+        self.start(request, reserved_bytes, Work::Status { inquiry, framing, cookie, buf });
         Ok(())
     }
 
-    fn start(&self, cookie: u64, reserved_bytes: usize, work: Work) {
+    async fn take_other(&mut self, request: &Request, work: Work) -> Result<(), SessionEnd> {
+        self.session.admit(0).await?;
+        self.start(request, 0, work);
+        Ok(())
+    }
+
+    fn start(&self, request: &Request, reserved_bytes: usize, work: Work) {
         let session = self.session.clone();
+        let (cookie, offset_bytes) = (request.cookie, request.offset);
         self.session.runtime.spawn(async move {
             let result = execute(&session.device, work).await;
-            session.answer(Reply { cookie, result, reserved_bytes });
+            session.answer(Reply { cookie, offset_bytes, result, reserved_bytes });
         });
     }
 
     /// Answers with an error. A payload is thrown away first, or the next request could not be found.
-    async fn refuse(&mut self, request: &Request, error: Errno) -> Result<(), SessionEnd> {
-        let payload_bytes = payload_bytes(request) as usize;
-        if payload_bytes > PAYLOAD_BYTES_MAX {
-            return Err(SessionEnd::Refused("a WRITE of more than 64 MiB"));
+    async fn refuse(&mut self, request: &Request, failure: Failure) -> Result<(), SessionEnd> {
+        match usize::try_from(payload_bytes(request, self.session.terms.framing)) {
+            Ok(payload_bytes) if payload_bytes <= PAYLOAD_BYTES_MAX => self.inbox.skip(payload_bytes).await?,
+            _ => return Err(SessionEnd::Refused("a payload of more than 64 MiB")),
         }
-        self.inbox.skip(payload_bytes).await?;
+        self.answer_with(request, failure).await
+    }
+
+    async fn answer_with(&mut self, request: &Request, failure: Failure) -> Result<(), SessionEnd> {
         self.session.admit(0).await?;
-        self.session.answer(Reply { cookie: request.cookie, result: Err(error), reserved_bytes: 0 });
+        let (cookie, offset_bytes) = (request.cookie, request.offset);
+        self.session.answer(Reply { cookie, offset_bytes, result: Err(failure), reserved_bytes: 0 });
         Ok(())
     }
 }
+
+const STOPPING: Failure =
+    Failure { error: Errno::Shutdown, why: "the server or the export is being stopped" };
 
 /// Nothing need be waited for where nothing is needed.
 async fn alloc_all(pool: &Pool, lens: &[usize]) -> Vec<Buf> {

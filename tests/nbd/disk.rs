@@ -1,10 +1,14 @@
 //! A device whose doings a test can see, delay and spoil. Reads want whole blocks, writes any bytes, as an array does.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::io::{Buf, Clock, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
+use raidd::io::extent::{Extents, nothing_to_report};
+use raidd::io::{
+    Buf, Clock, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, Slice, Zeroing,
+};
 
 use crate::world::World;
 
@@ -17,6 +21,7 @@ pub enum Call {
     Zeroes(u64, u64, Zeroing, Fua),
     Discard(u64, u64),
     Flush,
+    Extents(ExtentKind, u64, u64, usize),
 }
 
 #[derive(Clone)]
@@ -30,6 +35,7 @@ struct State {
     busy: Cell<usize>,
     fails: Cell<Option<IoErrorKind>>,
     zeroes_by_writing: Cell<bool>,
+    extents: RefCell<Vec<(ExtentKind, Vec<Extent>)>>,
     delay: RefCell<Box<dyn Fn(Call) -> Duration>>,
 }
 
@@ -61,6 +67,7 @@ impl Disk {
             busy: Cell::new(0),
             fails: Cell::new(None),
             zeroes_by_writing: Cell::new(false),
+            extents: RefCell::default(),
             delay: RefCell::new(Box::new(|_| Duration::ZERO)),
         }))
     }
@@ -85,6 +92,12 @@ impl Disk {
 
     pub fn zero_by_writing(&self) {
         self.0.zeroes_by_writing.set(true);
+    }
+
+    /// What the device says of itself, from its start to its end.
+    pub fn set_extents(&self, kind: ExtentKind, extents: &[(u64, u32)]) {
+        let extents = extents.iter().map(|&(len_bytes, state)| Extent { len_bytes, state }).collect();
+        self.0.extents.borrow_mut().push((kind, extents));
     }
 
     /// How long each call takes.
@@ -165,5 +178,32 @@ impl Device for Disk {
 
     async fn flush(&self) -> Result<(), IoError> {
         self.begin(Call::Flush).await.map(drop)
+    }
+
+    async fn zeroes_fast(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        !self.0.zeroes_by_writing.get() && (offset_bytes | len_bytes).is_multiple_of(4096)
+    }
+
+    fn extent_kinds(&self) -> &[ExtentKind] {
+        &ExtentKind::ALL
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        let _busy = self.begin(Call::Extents(kind, range.start, range.end - range.start, max)).await?;
+        let known = self.0.extents.borrow();
+        let Some((_, extents)) = known.iter().find(|(found, _)| *found == kind) else {
+            return Ok(nothing_to_report(&range));
+        };
+        let mut answer = Extents::new(max);
+        let mut start = 0;
+        for extent in extents {
+            let end = start + extent.len_bytes;
+            let len = end.min(range.end).saturating_sub(start.max(range.start));
+            if !answer.push(len, extent.state) {
+                break;
+            }
+            start = end;
+        }
+        Ok(answer.finish())
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Messages are put together and taken apart by hand here, from the protocol's text, not with the server's own structs.
 
+mod chunks;
 mod disk;
 mod flow;
 mod handshake;

@@ -18,29 +18,42 @@ pub const LIST: u32 = 3;
 pub const STARTTLS: u32 = 5;
 pub const INFO: u32 = 6;
 pub const GO: u32 = 7;
+pub const STRUCTURED_REPLY: u32 = 8;
+pub const LIST_META_CONTEXT: u32 = 9;
+pub const SET_META_CONTEXT: u32 = 10;
+pub const EXTENDED_HEADERS: u32 = 11;
 
 pub const ACK: u32 = 1;
 pub const REP_SERVER: u32 = 2;
 pub const REP_INFO: u32 = 3;
+pub const REP_META_CONTEXT: u32 = 4;
 pub const ERR_UNSUP: u32 = 0x8000_0001;
 pub const ERR_INVALID: u32 = 0x8000_0003;
 pub const ERR_UNKNOWN: u32 = 0x8000_0006;
 pub const ERR_SHUTDOWN: u32 = 0x8000_0007;
 pub const ERR_TOO_BIG: u32 = 0x8000_0009;
+pub const ERR_EXT_HEADER_REQD: u32 = 0x8000_000a;
 
 pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
 pub const DISC: u16 = 2;
 pub const FLUSH: u16 = 3;
 pub const TRIM: u16 = 4;
+pub const CACHE: u16 = 5;
 pub const ZEROES: u16 = 6;
+pub const STATUS: u16 = 7;
 pub const FUA: u16 = 1;
 pub const NO_HOLE: u16 = 2;
+pub const DF: u16 = 4;
+pub const REQ_ONE: u16 = 8;
+pub const FAST_ZERO: u16 = 16;
+pub const PAYLOAD_LEN: u16 = 32;
 
 pub const EPERM: u32 = 1;
 pub const EIO: u32 = 5;
 pub const EINVAL: u32 = 22;
 pub const ENOSPC: u32 = 28;
+pub const ENOTSUP: u32 = 95;
 pub const ESHUTDOWN: u32 = 108;
 
 /// A server of the export "vol0" and of one that is going away, "leaving".
@@ -100,6 +113,7 @@ impl Server {
             disk,
             pools: Pools {
                 messages: Pool::new(8 * MESSAGE_BYTES_PER_CONNECTION).unwrap(),
+                receive: Pool::new(MAX_BUF_BYTES).unwrap(),
                 payloads: Pool::new(16 * MAX_BUF_BYTES).unwrap(),
             },
             limits: Limits::default(),
@@ -138,6 +152,7 @@ impl Server {
     pub fn assert_idle(&self) {
         assert_eq!(self.pools.payloads.free_bytes(), self.pools.payloads.total_bytes());
         assert_eq!(self.pools.messages.free_bytes(), self.pools.messages.total_bytes());
+        assert_eq!(self.pools.receive.free_bytes(), self.pools.receive.total_bytes());
         assert_eq!((self.disk.busy(), self.attached.get()), (0, 0));
     }
 }
@@ -174,6 +189,65 @@ pub fn request_bytes(command: u16, flags: u16, cookie: u64, offset: u64, length:
     bytes.extend(offset.to_be_bytes());
     bytes.extend(length.to_be_bytes());
     bytes
+}
+
+/// The data of LIST_META_CONTEXT and SET_META_CONTEXT.
+pub fn meta_data(name: &[u8], queries: &[&[u8]]) -> Vec<u8> {
+    let text = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let mut data = [text(name), (queries.len() as u32).to_be_bytes().to_vec()].concat();
+    data.extend(queries.iter().flat_map(|query| text(query)));
+    data
+}
+
+/// A request with an extended header.
+pub fn extended_bytes(command: u16, flags: u16, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
+    let mut bytes = 0x21e4_1c71_u32.to_be_bytes().to_vec();
+    bytes.extend(flags.to_be_bytes());
+    bytes.extend(command.to_be_bytes());
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(offset.to_be_bytes());
+    bytes.extend(length.to_be_bytes());
+    bytes
+}
+
+/// One chunk of a structured reply.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub done: bool,
+    pub kind: u16,
+    pub cookie: u64,
+    /// Only with extended headers.
+    pub offset: Option<u64>,
+    pub payload: Vec<u8>,
+}
+
+pub const CHUNK_NONE: u16 = 0;
+pub const CHUNK_DATA: u16 = 1;
+pub const CHUNK_STATUS: u16 = 5;
+pub const CHUNK_STATUS_EXT: u16 = 6;
+pub const CHUNK_ERROR: u16 = 0x8001;
+
+impl Chunk {
+    /// An error's number and text.
+    pub fn error(&self) -> (u32, String) {
+        assert_eq!(self.kind, CHUNK_ERROR, "{self:?}");
+        assert_eq!(be(&self.payload[4..6]) as usize, self.payload.len() - 6);
+        (be(&self.payload[..4]) as u32, String::from_utf8(self.payload[6..].to_vec()).unwrap())
+    }
+
+    /// A status's context and extents.
+    pub fn status(&self) -> (u32, Vec<(u64, u64)>) {
+        let (head, width) = match self.kind {
+            CHUNK_STATUS => (4, 4),
+            CHUNK_STATUS_EXT => (8, 8),
+            _ => panic!("{self:?}"),
+        };
+        let extents = self.payload[head..].chunks_exact(2 * width);
+        assert!(extents.remainder().is_empty());
+        let extents: Vec<_> = extents.map(|bytes| (be(&bytes[..width]), be(&bytes[width..]))).collect();
+        assert!(width == 4 || be(&self.payload[4..8]) == extents.len() as u64);
+        (be(&self.payload[..4]) as u32, extents)
+    }
 }
 
 fn be(bytes: &[u8]) -> u64 {
@@ -245,6 +319,25 @@ impl Peer {
         let cookie = be(&header[8..]);
         self.log.borrow_mut().push(cookie);
         Some((cookie, be(&header[4..8]) as u32))
+    }
+
+    /// The next chunk of a reply.
+    pub async fn chunk(&self) -> Chunk {
+        let mut header = self.wire.read(20).await;
+        let offset = match be(&header[..4]) {
+            0x668e_33ef => None,
+            0x6e8a_278c => {
+                header.extend(self.wire.read(12).await);
+                Some(be(&header[16..24]))
+            }
+            magic => panic!("a reply's magic is {magic:x}"),
+        };
+        let length = if offset.is_some() { &header[24..32] } else { &header[16..20] };
+        let payload = self.wire.read(be(length) as usize).await;
+        let flags = be(&header[4..6]);
+        assert!(flags <= 1);
+        let (kind, cookie) = (be(&header[6..8]) as u16, be(&header[8..16]));
+        Chunk { done: flags == 1, kind, cookie, offset, payload }
     }
 
     /// A request that is not a READ, alone.

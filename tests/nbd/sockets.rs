@@ -59,7 +59,7 @@ impl Stream for Socket {
 /// What a user of the client does; the export is of `SIZE` bytes with the usual content.
 fn use_client(socket: UnixStream) -> Result<(), ClientError> {
     let mut client = Client::new(socket, "vol0")?;
-    assert_eq!((client.size_bytes(), client.flags()), (SIZE as u64, 0b1_0110_1101));
+    assert_eq!((client.size_bytes(), client.flags()), (SIZE as u64, 0b1101_0110_1101));
     let mut data = vec![0; SIZE];
     client.read(0, &mut data)?; // more than one request may carry
     assert!(data.iter().enumerate().all(|(offset, &byte)| byte == initial(offset)));

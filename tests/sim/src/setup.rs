@@ -127,8 +127,11 @@ pub fn payloads() -> Pool {
 /// Memory of NBD sessions, scarce; as above.
 pub fn session_pools() -> Pools {
     let pool = |bytes| Pool::new(bytes).expect("a little address space");
-    let new =
-        || Pools { messages: pool(4 * MESSAGE_BYTES_PER_CONNECTION), payloads: pool(4 * MAX_BUF_BYTES) };
+    let new = || Pools {
+        messages: pool(4 * MESSAGE_BYTES_PER_CONNECTION),
+        receive: pool(MAX_BUF_BYTES),
+        payloads: pool(4 * MAX_BUF_BYTES),
+    };
     SESSIONS.with_borrow_mut(|pools| pools.get_or_insert_with(new).clone())
 }
 
