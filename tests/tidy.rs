@@ -13,6 +13,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/reactor/op.rs",
     "src/reactor/probe.rs",
     "src/reactor/ring.rs",
+    "src/reactor/survey.rs",
 ];
 
 /// Modules that run in a simulated world: nothing that the seed does not decide.

@@ -3,11 +3,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::faults::MemberDisk;
 use crate::engine::Array;
-use crate::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
+use crate::io::{Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, Slice, Zeroing};
 use crate::reactor::{LocalRuntime, ReactorHandle};
 
 /// An array on real disks.
@@ -46,6 +47,8 @@ pub struct RemoteArray {
     /// As it was when the connection was made; of what is in it only `read_only` could change, and the array itself
     /// refuses writes then.
     pub info: DeviceInfo,
+    /// The questions about ranges that it has answers to; as it was then, too.
+    pub kinds: Rc<[ExtentKind]>,
 }
 
 impl RemoteArray {
@@ -94,5 +97,19 @@ impl Device for RemoteArray {
 
     async fn flush(&self) -> Result<(), IoError> {
         self.there(|array| async move { array.flush().await }).await
+    }
+
+    async fn zeroes_fast(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        let fast =
+            self.there(move |array| async move { Ok(array.zeroes_fast(offset_bytes, len_bytes).await) });
+        fast.await.unwrap_or(false)
+    }
+
+    fn extent_kinds(&self) -> &[ExtentKind] {
+        &self.kinds
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        self.there(move |array| async move { array.extents(kind, range, max).await }).await
     }
 }

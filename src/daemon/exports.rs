@@ -161,8 +161,11 @@ impl nbd::Exports for LocalExports {
     async fn open(&self, name: &str) -> Option<Export<RemoteArray>> {
         let entry = if name.is_empty() { self.registry.only() } else { self.registry.get(name) }?;
         let id = entry.id;
-        let info = entry.home.call(move || async move { resident(id).map(|array| array.info()) }).await;
-        let device = RemoteArray { id, home: entry.home.clone(), info: info.ok().flatten()? };
+        let facts = entry.home.call(move || async move {
+            resident(id).map(|array| (array.info(), array.extent_kinds().to_vec()))
+        });
+        let (info, kinds) = facts.await.ok().flatten()?;
+        let device = RemoteArray { id, home: entry.home.clone(), info, kinds: kinds.into() };
         Some(Export { name: entry.name.clone(), description: String::new(), device })
     }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use crate::api::{Fault, FaultRange};
 use crate::io::{
-    Buf, Clock, Device, DeviceInfo, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Slice, Zeroing,
+    Buf, Clock, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool,
+    Slice, Zeroing,
 };
 use crate::reactor::{Disk, runtime};
 
@@ -219,6 +220,15 @@ impl Device for MemberDisk {
         self.gate().await?;
         self.check_writable(&(offset_bytes..offset_bytes + len_bytes))?;
         self.0.disk.discard(offset_bytes, len_bytes).await
+    }
+
+    async fn zeroes_fast(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        self.0.disk.zeroes_fast(offset_bytes, len_bytes).await
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        self.gate().await?;
+        self.0.disk.extents(kind, range, max).await
     }
 
     fn in_flight(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The array itself, and how it serves as a device.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use super::bitmap::Intent;
@@ -12,7 +13,8 @@ use super::roster::Roster;
 use super::state::{Phase, State};
 use super::sync::SyncTask;
 use crate::io::{
-    Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime, Slice, Zeroing,
+    Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime,
+    Slice, Zeroing,
 };
 use crate::layout::{Geometry, Level, Shape};
 use crate::md::Superblock;
@@ -209,6 +211,11 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         self.persist().await
     }
 
+    async fn zeroes_fast(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        self.check(offset_bytes, len_bytes, 1).is_ok()
+            && self.zeroes_range_fast(offset_bytes, len_bytes).await
+    }
+
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
         self.check(offset_bytes, len_bytes, 1)?;
         let _busy = self.enter(true)?;
@@ -220,6 +227,19 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
     async fn flush(&self) -> Result<(), IoError> {
         let _busy = self.enter(false)?;
         self.flush_members().await
+    }
+
+    fn extent_kinds(&self) -> &[ExtentKind] {
+        self.known_kinds()
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        self.check(range.start, range.end.saturating_sub(range.start), 1)?;
+        let _busy = self.enter(false)?;
+        if range.is_empty() {
+            return Err(IoError::new(IoErrorKind::Invalid, "an empty range has no extents"));
+        }
+        Ok(self.extents_of(kind, range, max).await)
     }
 }
 

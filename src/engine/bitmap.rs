@@ -173,6 +173,11 @@ impl Intent {
         Some(self.rows_of(chunk).start.max(row))
     }
 
+    /// Where the chunk of rows that this one is in ends.
+    pub fn chunk_end(&self, row: u64) -> u64 {
+        self.rows_of(self.bitmap.chunk_of(Sector(row))).end
+    }
+
     /// All rows whose bit is set.
     pub fn marked(&self) -> RowSet {
         let ranges = self.bitmap.set_ranges();

@@ -32,6 +32,7 @@ pub mod create;
 mod deadline;
 mod error;
 mod events;
+mod extents;
 mod load;
 mod locks;
 mod member;

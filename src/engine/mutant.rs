@@ -54,6 +54,8 @@ pub enum Mutant {
     ResyncFromOtherCopy,
     /// Rows torn by a failed write are trusted (law 5).
     ForgetSuspects,
+    /// Holes are those of whoever has the place, in sync or not (law 5).
+    HolesOfAnybody,
     /// A stale member is taken for in sync (law 7).
     TrustStale,
     /// The role table of the freshest is not asked (law 7).
@@ -102,6 +104,7 @@ impl Mutant {
         Mutant::ReadFaulty,
         Mutant::ResyncFromOtherCopy,
         Mutant::ForgetSuspects,
+        Mutant::HolesOfAnybody,
         Mutant::TrustStale,
         Mutant::IgnoreRoles,
         Mutant::StartDirtyDegraded,

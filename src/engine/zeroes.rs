@@ -56,7 +56,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// The whole stripes (with copies: whole 4 KiB blocks) in a range of array bytes; empty, at its start, if none.
-    fn whole_units(&self, offset_bytes: u64, len_bytes: u64) -> Range<u64> {
+    pub(super) fn whole_units(&self, offset_bytes: u64, len_bytes: u64) -> Range<u64> {
         let unit = match &self.geometry {
             Geometry::Parity(parity) => parity.stripe_sectors().bytes(),
             Geometry::Copies(_) => self.block_bytes.max(4096),

@@ -76,6 +76,11 @@ impl Extents {
         has_room
     }
 
+    /// Whether nothing has been added yet.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// All of them; at least one.
     pub fn finish(self) -> Vec<Extent> {
         assert!(!self.runs.is_empty(), "an answer about a range says something of it");

@@ -109,8 +109,8 @@ pub trait Device {
     }
 
     /// Answers a question about a range, which is not empty: at least one extent and at most `max` (not 0), from its
-    /// start; together they may cover less of it, never more. Never says more than holds for sure at some moment
-    /// between call and answer; what cannot be found out has nothing to report.
+    /// start; together they may cover less of it, never more. They meet at multiples of 512 bytes. Never says more than
+    /// holds for sure at some moment between call and answer; what cannot be found out has nothing to report.
     async fn extents(
         &self,
         _kind: ExtentKind,

@@ -6,6 +6,8 @@
 //! - What is answered as durable was made so by the kernel: RWF_DSYNC, or an fdatasync that began after the writes.
 //! - A plain file whose length is no multiple of 512 ends in a sector that reads as zeroes behind the file's end.
 
+use std::cell::OnceCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -14,7 +16,9 @@ use super::executor::Local;
 use super::op::{self, Descriptor, Gather, Hand};
 use super::open::{Identity, OpenError, OpenOptions, OpenedDisk};
 use super::probe::Geometry;
-use crate::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
+use super::survey::Surveyor;
+use crate::io::extent::nothing_to_report;
+use crate::io::{Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, Slice, Zeroing};
 
 /// How often in one call the kernel may say "interrupted" or "try again".
 const RETRIES_MAX: u32 = 32;
@@ -34,6 +38,8 @@ struct Inner {
     geometry: Geometry,
     info: DeviceInfo,
     zeroes_itself: bool,
+    /// Begun by the first question about extents; none if that was not possible.
+    surveyor: OnceCell<Option<Surveyor>>,
 }
 
 impl Disk {
@@ -47,7 +53,8 @@ impl Disk {
         let (identity, geometry, info) = (opened.identity(), opened.geometry(), opened.info());
         let zeroes_itself = opened.zeroes_itself();
         let file: Descriptor = Rc::new(opened.into_file());
-        Disk(Rc::new(Inner { local: Local::expect_current(), file, identity, geometry, info, zeroes_itself }))
+        let (local, surveyor) = (Local::expect_current(), OnceCell::new());
+        Disk(Rc::new(Inner { local, file, identity, geometry, info, zeroes_itself, surveyor }))
     }
 
     fn hand(&self) -> Hand {
@@ -177,6 +184,10 @@ impl Device for Disk {
         }
     }
 
+    async fn zeroes_fast(&self, _offset_bytes: u64, _len_bytes: u64) -> bool {
+        self.0.zeroes_itself && !self.0.info.read_only
+    }
+
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
         self.check_change(offset_bytes, len_bytes)?;
         if len_bytes == 0 {
@@ -195,6 +206,16 @@ impl Device for Disk {
             return Ok(());
         }
         self.sync("flush").await
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        let nothing = nothing_to_report(&range);
+        if kind != ExtentKind::Allocation || matches!(self.0.identity, Identity::BlockDevice { .. }) {
+            return Ok(nothing);
+        }
+        let Some(surveyor) = self.0.surveyor.get_or_init(Surveyor::start) else { return Ok(nothing) };
+        let Ok(file) = self.0.file.as_fd().try_clone_to_owned() else { return Ok(nothing) };
+        Ok(surveyor.ask(file, range, max).await.unwrap_or(nothing))
     }
 
     fn in_flight(&self) -> usize {

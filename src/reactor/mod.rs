@@ -9,9 +9,10 @@
 //! - `timer`: sleeps
 //! - `executor`: the thread and its loop
 //! - `probe`, `open`: disks are opened on any thread
+//! - `survey`: where a file has holes
 //! - `disk`, `socket`: `io::Device` and `io::Stream` over the ring
 //!
-//! `unsafe` is in `ring` and `op`, which hand addresses to the kernel, and in `probe`, for ioctls and statx.
+//! `unsafe` is in `ring` and `op`, which hand addresses to the kernel, and in `probe` and `survey`, for ioctls and statx.
 
 mod disk;
 mod executor;
@@ -21,6 +22,7 @@ mod open;
 mod probe;
 mod ring;
 mod socket;
+mod survey;
 mod timer;
 
 pub use disk::Disk;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::io::{Clock, Device, Fua, IoError, IoErrorKind, Pool, Slice, Spawn, Zeroing};
+use raidd::io::extent::{BAD, ZERO};
+use raidd::io::{Clock, Device, ExtentKind, Fua, IoError, IoErrorKind, Pool, Slice, Spawn, Zeroing};
 
 use crate::content::Content;
 use crate::door::Door;
@@ -59,6 +60,8 @@ pub struct Done {
     pub errors: Cell<u64>,
     /// Bytes read and checked.
     pub checked: Cell<u64>,
+    /// Bytes that were called zero, and checked.
+    pub zeroes_told: Cell<u64>,
     /// NBD connections that were made.
     pub connections: Cell<u64>,
     /// Of these, those that were cut.
@@ -281,6 +284,32 @@ impl Scene {
         futures_util::future::join(self.write_by(&one, part, content, false), second).await;
     }
 
+    /// Asks about a range: what is called zero must be so, and what is called lost must not be where nothing may be.
+    async fn ask_status(&self, part: Spot) {
+        let kind = *self.world.dice().pick(self.door.extent_kinds());
+        let begun = self.oracle.borrow_mut().begin_read();
+        let result = self.door.extents(kind, part.start..part.start + part.len, 500).await;
+        let mut oracle = self.oracle.borrow_mut();
+        let mut at = part.start;
+        for extent in result.as_deref().unwrap_or_default() {
+            let end = at + extent.len_bytes;
+            if kind == ExtentKind::Allocation && extent.state & ZERO != 0 {
+                self.done.zeroes_told.set(self.done.zeroes_told.get() + extent.len_bytes);
+                if let Err(why) = oracle.check_zero(begun, at, end) {
+                    self.world.fail(format!("called zero, {at}..{end}: {why}"));
+                }
+            }
+            let may_lose = self.plan.profile == Profile::Beyond;
+            if kind == ExtentKind::Health && extent.state & BAD != 0 && !may_lose {
+                self.world.fail(format!("called lost, though nothing may be: {at}..{end}"));
+            }
+            at = end;
+        }
+        oracle.drop_read(begun);
+        drop(oracle);
+        self.answered("status", part, &result.map(|_| ()));
+    }
+
     async fn step(&self) {
         let dice = self.world.dice();
         let part = self.part(self.plan.grain);
@@ -304,6 +333,7 @@ impl Scene {
             59 => self.resend(part).await,
             60 | 61 if is_zeroing => self.zero(part, fua).await,
             62 if is_zeroing => self.discard(part).await,
+            63 if dice.one_in(2) => self.ask_status(part).await,
             _ => {
                 self.hot.set(dice.below(self.array.size_bytes()));
                 let pause = if dice.one_in(8) { 400_000 } else { 2000 };

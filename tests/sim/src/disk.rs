@@ -17,8 +17,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use raidd::io::{Buf, Device, DeviceInfo, Fua, IoError, IoErrorKind, Slice, Zeroing};
+use raidd::io::{
+    Buf, Clock, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, Slice, Zeroing,
+};
 
+use crate::holes;
 use crate::mutants::{Mutant, mutant};
 use crate::random::Random;
 use crate::store::{Luck, Store};
@@ -666,6 +669,20 @@ impl Device for Disk {
 
     async fn discard(&self, _offset: u64, _len: u64) -> Result<(), IoError> {
         Ok(())
+    }
+
+    async fn zeroes_fast(&self, _offset: u64, _len: u64) -> bool {
+        self.platter.faults().zeroing.get() == Ability::Always
+    }
+
+    /// Whatever is zero at the moment is a hole to this disk, now and then less of it.
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        assert_eq!(kind, ExtentKind::Allocation, "a disk knows of nothing else");
+        self.world.sleep(Duration::from_micros(self.world.random(100))).await;
+        if self.platter.faults().dead.get() {
+            return Err(IoError::new(IoErrorKind::Media, "simulated death"));
+        }
+        Ok(holes::among(&self.platter.bytes(), range, max, self.world.dice()))
     }
 
     fn in_flight(&self) -> usize {

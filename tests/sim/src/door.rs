@@ -1,10 +1,12 @@
 //! The way to the array: straight, or by NBD connections. What comes out of it is the same.
 
+use std::ops::Range;
 use std::rc::Rc;
 
-use raidd::io::{Buf, Device, DeviceInfo, Fua, IoError, Slice, Zeroing};
+use raidd::io::extent::nothing_to_report;
+use raidd::io::{Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, Slice, Zeroing};
 
-use crate::connection::{self, Outcome, Request};
+use crate::connection::{self, Got, Outcome, Request};
 use crate::sessions::Sessions;
 use crate::setup::SimArray;
 
@@ -61,8 +63,10 @@ impl Device for Door {
             Door::Direct(array) => array.read(offset, buf).await,
             Door::Nbd(sessions, lane) => {
                 let request = request(connection::READ, 0, offset, buf.len() as u64);
-                let buf = sessions.ask(*lane, request, Vec::new(), Some(buf)).await?;
-                Ok(buf.expect("a READ's buffer comes back"))
+                match sessions.ask(*lane, request, Vec::new(), Some(buf)).await? {
+                    Got::Data(buf) => Ok(buf),
+                    other => panic!("a READ has brought {other:?}"),
+                }
             }
         }
     }
@@ -95,6 +99,31 @@ impl Device for Door {
             Door::Nbd(sessions, lane) => {
                 let request = request(connection::TRIM, 0, offset, len);
                 done(sessions.ask(*lane, request, Vec::new(), None).await)
+            }
+        }
+    }
+
+    fn extent_kinds(&self) -> &[ExtentKind] {
+        match self {
+            Door::Direct(array) => array.extent_kinds(),
+            Door::Nbd(..) => &ExtentKind::ALL[..2],
+        }
+    }
+
+    async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
+        match self {
+            Door::Direct(array) => array.extents(kind, range, max).await,
+            Door::Nbd(sessions, lane) => {
+                let status = sessions.ask_status(*lane, range.start, range.end - range.start).await?;
+                let place = ExtentKind::ALL.iter().position(|other| *other == kind).expect("one of them");
+                // Clients that cannot ask know nothing.
+                let Some(told) = status.and_then(|mut status| status.drain(place..).next()) else {
+                    return Ok(nothing_to_report(&range));
+                };
+                Ok(told
+                    .into_iter()
+                    .map(|(len_bytes, state)| Extent { len_bytes, state: state as u32 })
+                    .collect())
             }
         }
     }

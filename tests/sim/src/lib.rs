@@ -1,7 +1,7 @@
 //! raidd in a simulated world: the real engine and the real NBD session, on disks, clocks and sockets that a seed
 //! decides, with crashes and faults; and an oracle that knows what every read may return.
 //!
-//! In reading order: `random`, `world` (scheduler, clock, trace), `store` and `disk` (what is durable, what goes wrong),
+//! In reading order: `random`, `world` (scheduler, clock, trace), `store`, `holes` and `disk` (what is durable, what goes wrong),
 //! `stream` (sockets), `content` and `oracle` (what may be read), `model` (members' bytes, read independently), `setup`
 //! (arrays), `plan` (what a seed says), `connection` (an NBD client), `sessions` (an NBD server and its clients), `door`
 //! (the way to the array, with or without them), `clients`, `director` (faults and operator's deeds), `run` (a seed from
@@ -13,6 +13,7 @@ pub mod content;
 pub mod director;
 pub mod disk;
 pub mod door;
+pub mod holes;
 pub mod model;
 pub mod mutants;
 pub mod oracle;

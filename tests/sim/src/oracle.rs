@@ -251,6 +251,21 @@ impl Oracle {
         self.check(begun, start, bytes, self.learning)
     }
 
+    /// What began then has called this range zero. An error if it must not be. Looks at whole grains only; learns
+    /// nothing, as nobody has seen the bytes.
+    pub fn check_zero(&mut self, begun: u64, start: u64, end: u64) -> Result<(), String> {
+        let (first, last) = (start.next_multiple_of(self.grain), end - end % self.grain);
+        let zeroes = [0; 64 << 10];
+        let step = zeroes.len() as u64 / self.grain * self.grain;
+        let mut at = first;
+        while at < last {
+            let len = step.min(last - at);
+            self.check(begun, at, &zeroes[..len as usize], false)?;
+            at += len;
+        }
+        Ok(())
+    }
+
     /// Checks bytes that were read by other ways, all at once and now; nothing is learnt from them.
     pub fn check_now(&mut self, start: u64, bytes: &[u8]) -> Result<(), String> {
         let now = self.tick();

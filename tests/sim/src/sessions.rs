@@ -18,7 +18,7 @@ use raidd::io::{Buf, Clock, Device, DeviceInfo, IoError, IoErrorKind, Slice, Spa
 use raidd::nbd::{Attached, Export, ExportInfo, Exports, Limits, Pools, SessionEnd, Stop, serve};
 
 use crate::clients::Done;
-use crate::connection::{Connection, Outcome, Request};
+use crate::connection::{self, Connection, Got, Outcome, Request};
 use crate::door::Door;
 use crate::setup::{SimArray, session_pools};
 use crate::stream::{Bell, Wire};
@@ -208,6 +208,27 @@ impl Sessions {
             self.bring_trouble(&connection, request.length as usize);
         }
         answer.wait().await
+    }
+
+    /// Asks about a range, one list of extents for each question. None where the connection that is to hand has not
+    /// chosen to ask such questions.
+    pub async fn ask_status(
+        self: &Rc<Sessions>,
+        lane: Option<usize>,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<Vec<Vec<(u64, u64)>>>, IoError> {
+        let Some(connection) = self.changed.until(|| self.choose(lane)).await else {
+            return Err(IoError::new(IoErrorKind::ShuttingDown, "the server has stopped"));
+        };
+        if !connection.can_ask_status() {
+            return Ok(None);
+        }
+        let request = Request { command: connection::BLOCK_STATUS, flags: 0, offset, length };
+        match connection.submit(request, Vec::new(), None).wait().await? {
+            Got::Status(status) => Ok(Some(status)),
+            other => panic!("a status that is none: {other:?}"),
+        }
     }
 
     /// A connection to send a request on; `Some(None)` if there will be none.
