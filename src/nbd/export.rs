@@ -116,7 +116,8 @@ impl Terms {
             block_bytes,
             preferred_bytes,
             payload_bytes_advertised: advertised as u32,
-            payload_bytes_max: accepted as u32,
+            // Who speaks of extended headers knows what was advertised.
+            payload_bytes_max: if framing == Framing::Extended { advertised } else { accepted } as u32,
             read_block_bytes: info.read_block_bytes.max(1),
             framing,
             contexts,

@@ -77,6 +77,11 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.halt.is_stopped()
     }
 
+    /// Waits until at least a byte is there.
+    pub(super) async fn wait(&mut self) -> Result<(), SessionEnd> {
+        if self.start == self.end { self.fill().await } else { Ok(()) }
+    }
+
     /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
         const { assert!(N <= PAGE_BYTES) };

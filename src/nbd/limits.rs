@@ -74,6 +74,9 @@ pub struct Limits {
     pub payload_timeout: Duration,
     /// one second more for so many bytes: memory is reserved for it, which others wait for.
     pub payload_bytes_per_sec_min: u64,
+    /// A WRITE with an extended header that does not announce its payload, as it has to, must bring it so soon: QEMU
+    /// does, and from a client that means what the protocol says nothing would come.
+    pub unannounced_payload_timeout: Duration,
     /// After a stop, requests already sent are still taken (and refused) until the peer is silent for this long,
     pub stop_quiet: Duration,
     /// or until this long after the stop; and a peer that takes none of its replies is cut off after this long.
@@ -90,6 +93,7 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(60),
             payload_timeout: Duration::from_secs(30),
             payload_bytes_per_sec_min: 256 << 10,
+            unannounced_payload_timeout: Duration::from_millis(1500),
             stop_quiet: Duration::from_millis(100),
             stop_timeout: Duration::from_secs(2),
         }

@@ -13,7 +13,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::command::{Command, Failure, Inquiry, Range, payload_bytes};
+use super::command::{Command, Failure, Inquiry, Range, may_lack_payload, payload_bytes};
 use super::execute::{Work, execute, status_buf_bytes};
 use super::inbox::Inbox;
 use super::limits::{LARGE_WRITE_BYTES, PAYLOAD_BYTES_MAX};
@@ -65,6 +65,13 @@ where
         let request = request.ok_or(SessionEnd::Refused("a request with a wrong magic"))?;
         let is_large = payload_bytes(&request, terms.framing) >= LARGE_WRITE_BYTES as u64;
         self.inbox.only_header = is_large.then(|| terms.framing.request_bytes());
+        if may_lack_payload(&request, terms.framing) {
+            let patience = self.session.limits.unannounced_payload_timeout;
+            self.session.payload_until(Some(self.session.runtime.now() + patience));
+            let waited = self.inbox.wait().await;
+            self.session.payload_until(None);
+            waited?;
+        }
         match Command::new(&request, &terms) {
             Ok(Command::Disconnect) => Err(SessionEnd::Disconnected),
             Ok(_) if self.inbox.stopping() => self.refuse(&request, STOPPING).await,
@@ -151,9 +158,15 @@ where
 
     /// Answers with an error. A payload is thrown away first, or the next request could not be found.
     async fn refuse(&mut self, request: &Request, failure: Failure) -> Result<(), SessionEnd> {
-        match usize::try_from(payload_bytes(request, self.session.terms.framing)) {
-            Ok(payload_bytes) if payload_bytes <= PAYLOAD_BYTES_MAX => self.inbox.skip(payload_bytes).await?,
-            _ => return Err(SessionEnd::Refused("a payload of more than 64 MiB")),
+        let terms = &self.session.terms;
+        // The protocol wants the connection closed over a payload that is too long, since extended headers can tell.
+        let drained_max = match terms.framing {
+            Framing::Extended => terms.payload_bytes_max as usize,
+            Framing::Simple | Framing::Structured => PAYLOAD_BYTES_MAX,
+        };
+        match usize::try_from(payload_bytes(request, terms.framing)) {
+            Ok(payload_bytes) if payload_bytes <= drained_max => self.inbox.skip(payload_bytes).await?,
+            _ => return Err(SessionEnd::Refused("a payload that is far too long")),
         }
         self.answer_with(request, failure).await
     }

@@ -1,6 +1,8 @@
 //! Structured replies, extended headers, meta contexts: what a client gets that has asked for more.
 
-use raidd::io::{ExtentKind, IoErrorKind};
+use std::time::Duration;
+
+use raidd::io::{Clock, ExtentKind, IoErrorKind};
 use raidd::nbd::SessionEnd;
 
 use crate::disk::{Call, Disk, initial};
@@ -203,9 +205,10 @@ fn extended_headers_carry_64_bit_lengths() {
             assert_eq!(peer.chunk().await.error().0, EINVAL);
         }
 
-        // Without PAYLOAD_LEN nothing follows a header, with it something does, whatever the command.
-        send_extended(&peer, WRITE, 0, 0, 512, b"").await;
-        assert_eq!(peer.chunk().await.error().0, EINVAL);
+        // With PAYLOAD_LEN something follows a header, whatever the command. QEMU forgets it with WRITE.
+        send_extended(&peer, WRITE, 0, 512, 5, b"qemu!").await;
+        assert_eq!(peer.chunk().await.kind, CHUNK_NONE);
+        assert_eq!(server.disk.content()[512..517], *b"qemu!");
         for command in [READ, FLUSH, CACHE, ZEROES, 100] {
             send_extended(&peer, command, PAYLOAD_LEN, 0, 512, &[0xaa; 512]).await;
             assert_eq!(peer.chunk().await.error().0, EINVAL, "{command}");
@@ -216,7 +219,8 @@ fn extended_headers_carry_64_bit_lengths() {
             send_extended(&peer, ZEROES, 0, 512, length, b"").await;
             assert_eq!(peer.chunk().await.error().0, ENOSPC);
         }
-        send_extended(&peer, WRITE, PAYLOAD_LEN, 0, 1 << 40, b"").await;
+        // Half of a pool of 16 MiB is advertised.
+        send_extended(&peer, WRITE, PAYLOAD_LEN, 0, (8 << 20) + 1, b"").await;
         peer.expect_close().await;
     });
 }
@@ -243,5 +247,18 @@ fn fast_zeroes_are_fast_or_not_done() {
         assert_eq!(peer.ask(ZEROES, FAST_ZERO, 0, 4096, &[]).await, ENOTSUP);
         assert_eq!(server.disk.calls(), []);
         assert_eq!(peer.ask(ZEROES, 0, 0, 4096, &[]).await, 0);
+    });
+}
+
+#[test]
+fn a_payload_that_was_not_announced_comes_soon_or_not_at_all() {
+    with_server(async |server| {
+        let peer = entered(server, EXTENDED_HEADERS, &[]).await;
+        let before = server.world.now();
+        send_extended(&peer, WRITE, 0, 0, 512, b"").await;
+        peer.expect_close().await;
+        assert_eq!(server.world.now() - before, server.limits.unannounced_payload_timeout);
+        server.world.sleep(Duration::from_millis(1)).await;
+        assert_eq!(peer.end(), Some(SessionEnd::Stalled));
     });
 }

@@ -12,6 +12,7 @@ mod filesystem;
 mod harness;
 mod limits;
 mod load;
+mod maps;
 mod members;
 mod mounted;
 mod ppl;
