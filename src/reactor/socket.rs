@@ -48,11 +48,22 @@ fn shutdown_fd(file: &Descriptor) -> Result<(), Errno> {
     shutdown(file.as_fd().as_raw_fd(), Shutdown::Both)
 }
 
+/// Over TCP, a peer that has said nothing for so many seconds is asked whether it is still there,
+const KEEP_ALIVE_IDLE_SECS: u32 = 60;
+/// so often in so many seconds each, and is gone if it does not answer.
+const KEEP_ALIVE_PROBES: u32 = 4;
+const KEEP_ALIVE_INTERVAL_SECS: u32 = 15;
+
 impl Socket {
-    /// A connected socket on the calling reactor; TCP sends without delay (TCP_NODELAY). Panics on any other thread.
+    /// A connected socket on the calling reactor; TCP sends without delay, and notices a peer that has vanished. Panics
+    /// on any other thread.
     pub fn from_fd(fd: OwnedFd) -> Socket {
-        // A Unix socket refuses the option and needs none.
+        // A Unix socket refuses the options and needs none.
         setsockopt(&fd, sockopt::TcpNoDelay, &true).unwrap_or_default();
+        setsockopt(&fd, sockopt::KeepAlive, &true).unwrap_or_default();
+        setsockopt(&fd, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE_SECS).unwrap_or_default();
+        setsockopt(&fd, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES).unwrap_or_default();
+        setsockopt(&fd, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECS).unwrap_or_default();
         Socket(Inner::new(fd))
     }
 }

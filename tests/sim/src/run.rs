@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::engine::{AssembleOptions, Health, Phase, Refusal};
+use raidd::engine::{AssembleOptions, Health, MemberState, MemberStatus, Phase, Refusal};
 use raidd::io::{Clock, Spawn};
 
 use crate::clients::{Done, Scene};
@@ -554,6 +554,9 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
         return Ok(());
     }
     let (claimed, seated) = (model.disks(), model.seated());
+    // One that takes no writes any more can record nothing, and acknowledges none.
+    let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
+    let records = status.phase != Phase::ReadOnly && !is_full;
     let mut unrecorded = false;
     for member in &status.members {
         let Some(slot) = member.slot else { continue };
@@ -562,18 +565,20 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
             unrecorded |= seated[slot.index()].is_some();
             continue;
         };
-        let disk = atlas.disk(path);
-        let is_in_sync = member.state == Some(raidd::engine::MemberState::InSync);
-        let is_claimed = claimed[slot.index()] == Some(disk);
+        let is_in_sync = member.state == Some(MemberState::InSync);
+        let is_claimed = claimed[slot.index()] == Some(atlas.disk(path));
         if is_in_sync && status.phase == Phase::Clean && !is_claimed {
             let what = superblocks(&atlas.disks);
             return Err(format!("{path} is in sync, but the members' superblocks do not know it: {what}"));
         }
-        // One that takes no writes any more can record nothing, and acknowledges none.
-        let is_full = atlas.disks.iter().any(|disk| disk.faults().full.get());
-        let records = status.phase != Phase::ReadOnly && !is_full;
-        let is_seated = seated[slot.index()] == Some(disk);
-        if member.state == Some(raidd::engine::MemberState::Faulty) && is_seated {
+    }
+    // Those whose seat another has taken are listed with the spares. A path may be that of one that came back.
+    let everybody = || status.members.iter().chain(&status.spares);
+    let is_faulty = |member: &MemberStatus| member.state == Some(MemberState::Faulty);
+    let living: Vec<_> = everybody().filter(|member| !is_faulty(member)).map(|member| &member.path).collect();
+    let faulty = everybody().filter(|member| is_faulty(member) && !living.contains(&&member.path));
+    for path in faulty.filter_map(|member| member.path.as_ref()) {
+        if seated.contains(&Some(atlas.disk(path))) {
             if records {
                 let what = superblocks(&atlas.disks);
                 return Err(format!("{path} is faulty, but the members' superblocks do not know it: {what}"));
