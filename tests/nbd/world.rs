@@ -254,6 +254,11 @@ impl Wire {
         out
     }
 
+    /// Some bytes; none at the end.
+    pub async fn read_some(&self) -> Vec<u8> {
+        self.incoming.take(64 << 10).await
+    }
+
     /// Sends no more, but still reads.
     pub fn close_write(&self) {
         self.outgoing.close();
