@@ -82,6 +82,11 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         if self.start == self.end { self.fill().await } else { Ok(()) }
     }
 
+    /// Whether nothing has been received that was not taken yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
         const { assert!(N <= PAGE_BYTES) };
