@@ -17,10 +17,12 @@ use super::identity::Identity;
 use super::server::claimed_name;
 use crate::io::{Buf, IoError, IoErrorKind, Slice};
 
-/// Bytes of ciphertext received at once, and sent at once: four records, nearly.
-pub(super) const CIPHERTEXT_BYTES: usize = 64 << 10;
+/// Bytes of ciphertext received at once, and sent at once: two records, nearly. Every connection under TLS holds this for
+/// as long as it lasts.
+pub(super) const CIPHERTEXT_BYTES: usize = 32 << 10;
 
-/// What the pool of ciphertext must hold for each connection so that none waits for another's: one buffer each way.
+/// What the pool of ciphertext must hold for each connection so that none waits for another's: one buffer each way, of
+/// which a small one may spoil the place of a large one.
 pub const TLS_BYTES_PER_CONNECTION: usize = 2 * CIPHERTEXT_BYTES;
 
 /// Plaintext in one record: the protocol's limit.
