@@ -67,7 +67,7 @@ pub(super) async fn shake<S: Stream, R: Clock, X: Exports>(
             Step::Reply(replies) => send(stream, &pools.messages, &replies).await?,
             Step::StartTls(replies) => {
                 send(stream, &pools.messages, &replies).await?;
-                stream.start_tls().await?;
+                haggling.inbox.unless_stopped(stream.start_tls()).await??;
                 // All that was agreed upon is forgotten with the old one.
                 haggling = Haggling::new(haggling.inbox, exports, pools, client_flags, stream.security());
             }

@@ -17,10 +17,18 @@ use crate::world::{Wire, World};
 struct Curtain {
     wire: Wire,
     security: Rc<Cell<Security>>,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
     /// Making it secret fails.
-    broken: bool,
+    Fails,
+    /// Making it secret takes for ever.
+    Hangs,
     /// It takes leave for ever.
-    clinging: bool,
+    Clings,
 }
 
 impl Stream for Curtain {
@@ -41,15 +49,17 @@ impl Stream for Curtain {
     }
 
     async fn start_tls(&self) -> Result<(), IoError> {
-        if self.broken {
-            return Err(IoError::new(IoErrorKind::Invalid, "the TLS handshake"));
+        match self.fault {
+            Fault::Fails => return Err(IoError::new(IoErrorKind::Invalid, "the TLS handshake")),
+            Fault::Hangs => pending().await,
+            Fault::None | Fault::Clings => (),
         }
         assert!(matches!(self.security.replace(Security::Tls), Security::Offered | Security::Required));
         Ok(())
     }
 
     async fn close(&self) {
-        if self.clinging {
+        if self.fault == Fault::Clings {
             pending::<()>().await;
         }
         self.shutdown();
@@ -59,14 +69,13 @@ impl Stream for Curtain {
 struct Listener {
     server: Server,
     security: Rc<Cell<Security>>,
-    broken: bool,
-    clinging: bool,
+    fault: Fault,
 }
 
 impl Listener {
     fn connect(&self) -> Peer {
-        let (security, broken, clinging) = (self.security.clone(), self.broken, self.clinging);
-        self.server.connect_through(|wire| Curtain { wire, security, broken, clinging })
+        let (security, fault) = (self.security.clone(), self.fault);
+        self.server.connect_through(|wire| Curtain { wire, security, fault })
     }
 }
 
@@ -75,7 +84,7 @@ fn with_listener(security: Security, test: impl AsyncFn(&mut Listener) + 'static
     let world = World::new(3);
     let server = Server::new(&world, 1 << 20);
     let security = Rc::new(Cell::new(security));
-    let mut listener = Listener { server: server.clone(), security, broken: false, clinging: false };
+    let mut listener = Listener { server: server.clone(), security, fault: Fault::None };
     world.run(async move { test(&mut listener).await });
     world.settle();
     server.assert_idle();
@@ -202,7 +211,7 @@ fn what_is_put_behind_starttls_ends_the_connection() {
 #[test]
 fn a_handshake_that_fails_ends_the_connection() {
     with_listener(Security::Offered, async |listener| {
-        listener.broken = true;
+        listener.fault = Fault::Fails;
         let peer = listener.connect();
         peer.greet(3).await;
         assert_eq!(peer.option(STARTTLS, &[]).await, [(ACK, vec![])]);
@@ -212,9 +221,30 @@ fn a_handshake_that_fails_ends_the_connection() {
 }
 
 #[test]
+fn a_handshake_under_way_holds_up_neither_a_stop_nor_itself() {
+    for stop in [false, true] {
+        with_listener(Security::Required, async move |listener| {
+            listener.fault = Fault::Hangs;
+            let before = listener.server.world.now();
+            let peer = listener.connect();
+            peer.greet(3).await;
+            assert_eq!(peer.option(STARTTLS, &[]).await, [(ACK, vec![])]);
+            if stop {
+                listener.server.stop.stop();
+            }
+            peer.expect_close().await;
+            let (end, seconds) =
+                if stop { (SessionEnd::Stopped, 0) } else { (SessionEnd::HandshakeTimeout, 10) };
+            assert_eq!(peer.end(), Some(end));
+            assert_eq!(listener.server.world.now() - before, Duration::from_secs(seconds));
+        });
+    }
+}
+
+#[test]
 fn taking_leave_has_an_end() {
     with_listener(Security::Offered, async |listener| {
-        listener.clinging = true;
+        listener.fault = Fault::Clings;
         let before = listener.server.world.now();
         let peer = listener.connect();
         peer.greet(3).await;
