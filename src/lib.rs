@@ -10,6 +10,7 @@
 //! - [`io`]: the seam: `Device`, `Stream`, `Clock`, `Spawn`, and the buffers that pass through it
 //! - [`engine`]: an array over devices: when bytes are written, who has failed, what is in sync
 //! - [`nbd`]: the protocol, over any stream, serving any device
+//! - [`tls`]: a stream around a stream, made secret when the peer asks for it
 //! - [`reactor`]: io_uring, the executor, timers, disks and sockets
 //! - [`api`]: the words of the control interface
 //! - [`control`]: HTTP and JSON on a socket
@@ -25,6 +26,7 @@ pub mod parity;
 pub mod engine;
 pub mod nbd;
 pub mod reactor;
+pub mod tls;
 
 pub mod api;
 pub mod control;

@@ -44,8 +44,8 @@ const GONE: IoError = IoError::new(IoErrorKind::ShuttingDown, "the array has bee
 pub struct RemoteArray {
     pub id: ArrayId,
     pub home: ReactorHandle,
-    /// As it was when the connection was made; of what is in it only `read_only` could change, and the array itself
-    /// refuses writes then.
+    /// As it was when the connection was made, but read-only also where the export is; of what is in it only `read_only`
+    /// could change, and the array itself refuses writes then.
     pub info: DeviceInfo,
     /// The questions about ranges that it has answers to; as it was then, too.
     pub kinds: Rc<[ExtentKind]>,

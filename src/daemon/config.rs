@@ -7,17 +7,22 @@
 //!
 //! Nothing here looks at the process but [`Environment::of_this_process`]; so all of it can be tested.
 
+mod listeners;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 use serde::{Deserialize, Deserializer};
 
+use self::listeners::{ListenerDefaults, ListenerEntry};
+pub use self::listeners::{NbdAddress, NbdListener, SocketMode, TlsMode};
+use super::access::{AccessRules, ExportRules};
 use crate::api::{default_control_path, parse_size};
+use crate::tls::TlsFiles;
 
 /// Where the file is when nobody says.
 pub const CONFIG_FILE: &str = "/etc/raidd/raidd.toml";
@@ -45,8 +50,15 @@ Every option is also a key of the file, written with `_` for `-`:
   reactors = 2
   memory = \"512M\"
   log = \"debug\"
-and there is one that is a key only: how long missing members are waited for at start:
-  assemble_wait = \"30s\"";
+Some things are keys only: how long missing members are waited for at start; sockets that differ from the others; who may
+use which export, and how (`*` stands for those that are not named):
+  assemble_wait = \"30s\"
+  nbd = [{ address = \"tcp:0.0.0.0:10809\", tls = \"require\" },
+         { address = \"unix:/run/raidd/nbd.sock\", mode = \"0660\", group = \"disk\" }]
+  [exports.vol0]
+  read_only = true
+  allow_addresses = [\"192.168.7.0/24\", \"::1\", \"unix\"]
+  allow_identities = [\"cert:backup.example.org\", \"psk:alice\"]";
 
 /// Software RAID in userspace: md arrays served over NBD
 ///
@@ -64,6 +76,38 @@ struct Options {
     /// control socket]
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<NbdAddress>,
+
+    /// TLS for NBD clients: those who ask for it get it (allow), or those who do not are sent away (require) [default: off]
+    #[arg(long, value_name = "MODE")]
+    nbd_tls: Option<TlsMode>,
+
+    /// The server's certificate for TLS, and those between it and its CA behind it; PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert; PEM, without a password
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Want a certificate from each TLS client, signed by one of the CAs in here; PEM
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// Let in TLS clients that have a pre-shared key of this file: lines of NAME:HEXKEY, as psktool writes them
+    #[arg(long, value_name = "FILE")]
+    tls_psk: Option<PathBuf>,
+
+    /// Mode of Unix sockets for NBD, in octal: whoever may write may connect [default: 0600]
+    #[arg(long, value_name = "MODE")]
+    nbd_socket_mode: Option<SocketMode>,
+
+    /// Group of Unix sockets for NBD, a name or a number [default: the daemon's]
+    #[arg(long, value_name = "GROUP")]
+    nbd_socket_group: Option<String>,
+
+    /// Whether NBD clients may ask which exports there are; without it they have to know a name [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    nbd_list: Option<Switch>,
 
     /// Folder in which raidd remembers which arrays to start [default: /var/lib/raidd as root, $XDG_STATE_HOME/raidd
     /// otherwise]
@@ -95,12 +139,29 @@ struct Options {
     quiet: u8,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 /// The TOML file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     control: Option<PathBuf>,
-    nbd: Option<Vec<NbdAddress>>,
+    nbd: Option<Vec<ListenerEntry>>,
+    nbd_tls: Option<TlsMode>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    tls_psk: Option<PathBuf>,
+    nbd_socket_mode: Option<SocketMode>,
+    nbd_socket_group: Option<String>,
+    nbd_list: Option<bool>,
+    #[serde(default)]
+    exports: BTreeMap<String, ExportRules>,
     state_dir: Option<PathBuf>,
     reactors: Option<usize>,
     #[serde(default, deserialize_with = "size_or_number")]
@@ -117,7 +178,11 @@ pub struct Config {
     /// The control socket; absolute.
     pub control: PathBuf,
     /// Where NBD clients connect; at least one.
-    pub nbd: Vec<NbdAddress>,
+    pub nbd: Vec<NbdListener>,
+    /// What TLS is spoken with; none where it is off on all of them.
+    pub tls: Option<TlsFiles>,
+    /// Who may see and use which export.
+    pub access: AccessRules,
     /// The folder of what is remembered; absolute.
     pub state_dir: PathBuf,
     /// Threads that move data; 1 to [`REACTORS_MAX`].
@@ -136,7 +201,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Run with this.
-    Run(Config),
+    Run(Box<Config>),
     /// Print this (help or version) to stdout and exit with 0.
     Print(String),
 }
@@ -209,7 +274,7 @@ pub fn read(
         (None, Some(path)) => read_file(path)?.unwrap_or_default(),
         (None, None) => ConfigFile::default(),
     };
-    resolve(options, file, environment).map(Request::Run)
+    resolve(options, file, environment).map(|config| Request::Run(Box::new(config)))
 }
 
 fn fail<T>(line: impl Into<String>) -> Result<T, ConfigError> {
@@ -245,27 +310,26 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
         )?,
     };
 
-    let mut nbd = if options.nbd.is_empty() { file.nbd.unwrap_or_default() } else { options.nbd };
-    if nbd.is_empty() {
-        nbd.push(NbdAddress::Unix(control.with_file_name("nbd.sock")));
-    }
-    if nbd.len() > NBD_ADDRESSES_MAX {
-        return fail(format!("{} NBD addresses are too many: name {NBD_ADDRESSES_MAX} at most", nbd.len()));
-    }
-    for index in 0..nbd.len() {
-        if let NbdAddress::Unix(path) = &nbd[index] {
-            nbd[index] = NbdAddress::Unix(absolute(path)?);
-        }
-        if nbd[..index].contains(&nbd[index]) {
-            return fail(format!("NBD address {} is named twice: name it once", nbd[index]));
-        }
-        if nbd[index] == NbdAddress::Unix(control.clone()) {
-            return fail(format!(
-                "{} cannot be control and NBD socket at once: choose another",
-                control.display()
-            ));
-        }
-    }
+    let entries = match options.nbd.is_empty() {
+        true => file.nbd.unwrap_or_default(),
+        false => options.nbd.into_iter().map(NbdAddress::into).collect(),
+    };
+    let defaults = ListenerDefaults {
+        tls: options.nbd_tls.or(file.nbd_tls).unwrap_or_default(),
+        mode: options.nbd_socket_mode.or(file.nbd_socket_mode).unwrap_or(SocketMode::DEFAULT),
+        group: options.nbd_socket_group.or(file.nbd_socket_group),
+    };
+    let nbd = listeners::resolve(entries, &defaults, &control)?;
+    let files = TlsFiles {
+        certificate: absolute_if_any(options.tls_cert.or(file.tls_cert))?,
+        key: absolute_if_any(options.tls_key.or(file.tls_key))?,
+        ca: absolute_if_any(options.tls_ca.or(file.tls_ca))?,
+        psk: absolute_if_any(options.tls_psk.or(file.tls_psk))?,
+    };
+    let tls = resolve_tls(files, &nbd)?;
+    let may_list = options.nbd_list.map(|list| list == Switch::On).or(file.nbd_list).unwrap_or(true);
+    let access = AccessRules { may_list, exports: file.exports };
+    access.check(tls.as_ref()).map_err(ConfigError)?;
 
     let state_dir = match options.state_dir.or(file.state_dir) {
         Some(path) => absolute(&path)?,
@@ -309,6 +373,8 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
     Ok(Config {
         control,
         nbd,
+        tls,
+        access,
         state_dir,
         reactors,
         memory_bytes,
@@ -317,6 +383,22 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
             || file.enable_fault_injection.unwrap_or_default(),
         log_filter,
     })
+}
+
+/// TLS's files, if there is TLS anywhere.
+fn resolve_tls(files: TlsFiles, nbd: &[NbdListener]) -> Result<Option<TlsFiles>, ConfigError> {
+    if nbd.iter().any(|listener| listener.tls != TlsMode::Off) {
+        return Ok(Some(files));
+    }
+    // Whoever names a certificate does not mean to be served in the clear.
+    match files == TlsFiles::default() {
+        true => Ok(None),
+        false => fail("there are files for TLS, but TLS is off: give --nbd-tls require, or leave them out"),
+    }
+}
+
+fn absolute_if_any(path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    path.map(|path| absolute(&path)).transpose()
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
@@ -335,99 +417,6 @@ fn default_state_dir(environment: &Environment) -> Result<PathBuf, ConfigError> 
         None => fail(
             "no place for the state, as neither XDG_STATE_HOME nor HOME is set: name one with --state-dir",
         ),
-    }
-}
-
-/// Where NBD clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NbdAddress {
-    /// `unix:PATH`.
-    Unix(PathBuf),
-    /// `tcp:HOST:PORT`.
-    Tcp {
-        /// A name or an address; IPv6 addresses without their brackets.
-        host: String,
-        /// From 1.
-        port: u16,
-    },
-}
-
-impl NbdAddress {
-    /// The URI of `export` at this address, as NBD clients read it.
-    pub fn uri(&self, export: &str) -> String {
-        let export = percent_encoded(export.as_bytes(), b"");
-        match self {
-            NbdAddress::Unix(path) => {
-                let path = percent_encoded(path.as_os_str().as_encoded_bytes(), b"/");
-                format!("nbd+unix:///{export}?socket={path}")
-            }
-            NbdAddress::Tcp { host, port } => {
-                // One may listen on all addresses, but not connect to all.
-                let host = if matches!(host.as_str(), "0.0.0.0" | "::") { "localhost" } else { host };
-                let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-                let port = if *port == 10_809 { String::new() } else { format!(":{port}") };
-                format!("nbd://{host}{port}/{export}")
-            }
-        }
-    }
-}
-
-/// Text for a URI: everything but unreserved characters and those in `keep` is escaped (RFC 3986, section 2).
-fn percent_encoded(bytes: &[u8], keep: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || keep.contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
-impl FromStr for NbdAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<NbdAddress, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            if path.is_empty() || path.contains('\0') {
-                return Err(format!("NBD address {text:?} names no socket: write unix:PATH"));
-            }
-            return Ok(NbdAddress::Unix(PathBuf::from(path)));
-        }
-        let malformed = || format!("NBD address {text:?} cannot be read: write unix:PATH or tcp:HOST:PORT");
-        let (host, port) =
-            text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':')).ok_or_else(malformed)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').ok_or_else(malformed)?,
-            None if host.contains(':') => {
-                return Err(format!("NBD address {text:?} is ambiguous: write tcp:[ADDRESS]:PORT for IPv6"));
-            }
-            None => host,
-        };
-        if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
-            return Err(malformed());
-        }
-        match port.parse() {
-            Ok(port) if port > 0 => Ok(NbdAddress::Tcp { host: host.to_owned(), port }),
-            _ => Err(format!("NBD address {text:?} has no port from 1 to 65535: write tcp:HOST:PORT")),
-        }
-    }
-}
-
-impl fmt::Display for NbdAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NbdAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-            NbdAddress::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
-            NbdAddress::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for NbdAddress {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NbdAddress, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

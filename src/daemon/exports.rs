@@ -2,19 +2,26 @@
 //!
 //! Connections are spread over the reactors in turn. A client is counted on its array from the handshake's end to the
 //! connection's, so that `stop` knows of it; to end it, a job is sent to its reactor, where its `Stop` is.
+//!
+//! What a client sees depends on where it comes from and who it is (`access`); the latter is known once TLS has begun.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::access::{Access, AccessRules, Source};
 use super::array_home::{ArrayId, RemoteArray, resident};
+use super::config::{NbdAddress, NbdListener, TlsMode};
 use super::registry::{Entry, Registry};
 use crate::io::{Clock, Device, Pool, Spawn};
 use crate::nbd::{self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, Stop};
 use crate::reactor::{Listener, ReactorHandle, Socket, runtime};
+use crate::tls::{Identity, TLS_BYTES_PER_CONNECTION, TlsPolicy, TlsServer, TlsStream};
 
 /// What is waited after the kernel refused to accept, as it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,34 +39,78 @@ pub struct Service {
     pub registry: Arc<Registry>,
     pub reactors: Arc<Vec<ReactorHandle>>,
     pub pools: Pools,
+    tls: Option<Arc<TlsServer>>,
+    /// Where TLS's buffers come from; a pool of its own, where there is TLS at all.
+    ciphertext: Pool,
+    access: Arc<AccessRules>,
     next: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
 }
 
+/// A way in.
+#[derive(Clone)]
+struct Door {
+    tls: TlsPolicy,
+    is_unix: bool,
+}
+
 impl Service {
-    /// A service whose buffers come out of `memory_bytes`.
+    /// A service whose buffers come out of `memory_bytes`; with TLS where it is told how.
     pub fn new(
         registry: Arc<Registry>,
         reactors: Arc<Vec<ReactorHandle>>,
         memory_bytes: usize,
+        tls: Option<TlsServer>,
+        access: AccessRules,
     ) -> std::io::Result<Service> {
         let tenth = (memory_bytes / 10).max(1 << 20);
-        let pools = Pools {
-            messages: Pool::new(tenth)?,
-            receive: Pool::new(tenth)?,
-            payloads: Pool::new(memory_bytes - 2 * tenth)?,
+        let messages = Pool::new(tenth)?;
+        let (ciphertext, ciphertext_bytes) = match tls {
+            Some(_) => (Pool::new(tenth)?, tenth),
+            None => (messages.clone(), 0),
         };
-        Ok(Service { registry, reactors, pools, next: Arc::default(), open: Arc::default() })
+        let pools = Pools {
+            messages,
+            receive: Pool::new(tenth)?,
+            payloads: Pool::new(memory_bytes - 2 * tenth - ciphertext_bytes)?,
+        };
+        Ok(Service {
+            registry,
+            reactors,
+            pools,
+            tls: tls.map(Arc::new),
+            ciphertext,
+            access: Arc::new(access),
+            next: Arc::default(),
+            open: Arc::default(),
+        })
     }
 
-    /// Connections at a time: as many as there are pages to receive into.
+    /// Connections at a time: as many as there are pages to receive into, and buffers should all of them use TLS.
     fn connections_max(&self) -> usize {
-        self.pools.messages.total_bytes() / MESSAGE_BYTES_PER_CONNECTION
+        let plain = self.pools.messages.total_bytes() / MESSAGE_BYTES_PER_CONNECTION;
+        match self.tls {
+            Some(_) => plain.min(self.ciphertext.total_bytes() / TLS_BYTES_PER_CONNECTION),
+            None => plain,
+        }
     }
 
-    /// Lets clients in on a listening socket, for as long as the reactor that it is called on runs.
-    pub fn listen(&self, listener: OwnedFd) {
+    /// Panics if TLS is wanted on a service that was not told how.
+    fn door(&self, listener: &NbdListener) -> Door {
+        let server = || self.tls.clone().expect("a service that speaks TLS");
+        let tls = match listener.tls {
+            TlsMode::Off => TlsPolicy::Off,
+            TlsMode::Allow => TlsPolicy::Allow(server()),
+            TlsMode::Require => TlsPolicy::Require(server()),
+        };
+        Door { tls, is_unix: matches!(listener.address, NbdAddress::Unix(_)) }
+    }
+
+    /// Lets clients in on a listening socket, for as long as the reactor that it is called on runs. Panics if TLS is
+    /// wanted there and the service was not told how.
+    pub fn listen(&self, listener: OwnedFd, config: &NbdListener) {
         let service = self.clone();
+        let door = self.door(config);
         runtime().spawn(async move {
             let listener = Listener::from_fd(listener);
             let all = ALL.with(Stop::clone);
@@ -70,7 +121,7 @@ impl Service {
                     continue;
                 }
                 match listener.accept().await {
-                    Ok(socket) => service.admit(socket),
+                    Ok(socket) => service.admit(socket, &door),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         runtime().sleep(ACCEPT_PAUSE).await;
@@ -80,18 +131,30 @@ impl Service {
         });
     }
 
-    fn admit(&self, socket: OwnedFd) {
+    fn admit(&self, socket: OwnedFd, door: &Door) {
+        let (socket, source) = match source(socket, door.is_unix) {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::debug!(%error, "a client left before it was let in");
+                return;
+            }
+        };
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len();
-        let service = self.clone();
+        let (service, tls) = (self.clone(), door.tls.clone());
         self.open.fetch_add(1, Ordering::Relaxed);
         let posted = self.reactors[turn].post(move || {
             runtime().spawn(async move {
                 let all = ALL.with(Stop::clone);
-                let stream = Socket::from_fd(socket);
-                let exports = LocalExports { registry: service.registry.clone() };
                 let pools = service.pools.clone();
+                let stream = TlsStream::new(Socket::from_fd(socket), tls, service.ciphertext.clone());
+                let exports = LocalExports {
+                    registry: service.registry.clone(),
+                    access: service.access.clone(),
+                    source,
+                    identity: stream.identity(),
+                };
                 let end = nbd::serve(stream, exports, runtime(), pools, Limits::default(), all).await;
-                tracing::debug!(%end, "client gone");
+                tracing::debug!(?source, %end, "client gone");
                 service.open.fetch_sub(1, Ordering::Relaxed);
             });
         });
@@ -114,6 +177,16 @@ impl Service {
     }
 }
 
+/// Where a client comes from.
+fn source(socket: OwnedFd, is_unix: bool) -> std::io::Result<(OwnedFd, Source)> {
+    if is_unix {
+        return Ok((socket, Source::Unix));
+    }
+    let socket = TcpStream::from(socket);
+    let address = socket.peer_addr()?.ip();
+    Ok((socket.into(), Source::Ip(address)))
+}
+
 /// Ends these clients of an array, each after its requests under way.
 pub fn stop_clients(id: ArrayId, clients: Vec<(u64, ReactorHandle)>) {
     for (number, reactor) in clients {
@@ -128,10 +201,36 @@ pub fn stop_clients(id: ArrayId, clients: Vec<(u64, ReactorHandle)>) {
     }
 }
 
-/// The exports, as the connections of one reactor see them.
+/// The exports, as one connection sees them.
 #[derive(Clone)]
 struct LocalExports {
     registry: Arc<Registry>,
+    access: Arc<AccessRules>,
+    source: Source,
+    /// Who the client is, once it has proved that.
+    identity: Rc<OnceCell<Identity>>,
+}
+
+impl LocalExports {
+    /// How the client may use an export; `None` if it is not to know of it.
+    fn access(&self, export: &str) -> Option<Access> {
+        self.access.access(export, self.source, self.identity.get())
+    }
+
+    /// What the client may know of.
+    fn visible(&self) -> Vec<Arc<Entry>> {
+        let mut arrays = self.registry.all();
+        arrays.retain(|entry| self.access(&entry.name).is_some());
+        arrays
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Entry>> {
+        if !name.is_empty() {
+            return self.registry.get(name);
+        }
+        let mut visible = self.visible();
+        if visible.len() == 1 { visible.pop() } else { None }
+    }
 }
 
 /// Holds a client's place on its array.
@@ -150,21 +249,26 @@ impl Drop for Guard {
 impl nbd::Exports for LocalExports {
     type Device = RemoteArray;
 
+    fn may_list(&self) -> bool {
+        self.access.may_list
+    }
+
     fn list(&self) -> Vec<ExportInfo> {
-        let arrays = self.registry.all();
-        arrays
+        self.visible()
             .iter()
             .map(|entry| ExportInfo { name: entry.name.clone(), description: String::new() })
             .collect()
     }
 
     async fn open(&self, name: &str) -> Option<Export<RemoteArray>> {
-        let entry = if name.is_empty() { self.registry.only() } else { self.registry.get(name) }?;
+        let entry = self.find(name)?;
+        let access = self.access(&entry.name)?;
         let id = entry.id;
         let facts = entry.home.call(move || async move {
             resident(id).map(|array| (array.info(), array.extent_kinds().to_vec()))
         });
-        let (info, kinds) = facts.await.ok().flatten()?;
+        let (mut info, kinds) = facts.await.ok().flatten()?;
+        info.read_only |= access == Access::ReadOnly;
         let device = RemoteArray { id, home: entry.home.clone(), info, kinds: kinds.into() };
         Some(Export { name: entry.name.clone(), description: String::new(), device })
     }

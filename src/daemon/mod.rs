@@ -4,11 +4,13 @@
 //! clients and commands let in, and systemd told. Stop: no new clients, the old ones' requests finished, arrays flushed
 //! and marked clean, reactors ended. A stop at any other moment is a crash, which the engine's laws are for.
 
+mod access;
 mod array_home;
 pub mod config;
 mod event_log;
 mod exports;
 mod faults;
+mod listening;
 mod members;
 mod membership;
 mod operator;
@@ -22,18 +24,13 @@ mod schedule;
 mod uevents;
 mod upkeep;
 
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{SigSet, Signal};
 
-use self::config::{Config, NbdAddress};
+use self::config::Config;
 use self::event_log::EventLog;
 use self::exports::Service;
 use self::operator::Operator;
@@ -41,14 +38,10 @@ use self::saved::StateDir;
 use crate::control;
 use crate::engine::Memory;
 use crate::reactor::{self, ReactorHandle};
+use crate::tls::TlsServer;
 
 /// How long clients get to take their last replies.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(5);
-
-/// How long a socket of a dead daemon may still seem to live.
-const SOCKET_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile.
-const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
 ///
@@ -63,16 +56,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     signals.add(Signal::SIGINT);
     signals.thread_block().context("cannot block signals")?;
 
+    let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
     let state = StateDir::open(&config.state_dir).map_err(|why| anyhow!(why))?;
     let socket = control::bind(&config.control)?;
     let engine_bytes = (config.memory_bytes as usize * 3 / 8).max(Memory::MIN_BYTES);
     let memory = Memory::new(engine_bytes).context("cannot map memory: lower --memory")?;
     let (reactors, threads) = start_reactors(config.reactors)?;
     let registry = Arc::default();
-    let service =
-        Service::new(registry, Arc::new(reactors.clone()), config.memory_bytes as usize - engine_bytes)
-            .context("cannot map memory: lower --memory")?;
-    let listeners = config.nbd.iter().map(bind_nbd).collect::<anyhow::Result<Vec<_>>>()?;
+    let nbd_bytes = config.memory_bytes as usize - engine_bytes;
+    let service = Service::new(registry, Arc::new(reactors.clone()), nbd_bytes, tls, config.access.clone())
+        .context("cannot map memory: lower --memory")?;
+    let listeners = config.nbd.iter().map(listening::bind).collect::<anyhow::Result<Vec<_>>>()?;
 
     if config.enable_fault_injection {
         tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");
@@ -83,22 +77,23 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let known = known.context("cannot start a thread")?;
     known.block_on(operator.start_known(config.assemble_wait));
     let mut places = Vec::new();
-    for (listener, place) in listeners {
+    for ((listener, place), config) in listeners.into_iter().zip(config.nbd.iter().cloned()) {
         places.extend(place);
         let service = service.clone();
-        reactors[0].post(move || service.listen(listener)).context("cannot listen")?;
+        reactors[0].post(move || service.listen(listener, &config)).context("cannot listen")?;
     }
     let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
     let upkeep = known.spawn(upkeep::run(operator.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(control = %config.control.display(), nbd = ?config.nbd, "ready");
+    let nbd: Vec<String> = config.nbd.iter().map(ToString::to_string).collect();
+    tracing::info!(control = %config.control.display(), ?nbd, "ready");
 
     let signal = signals.wait().context("cannot wait for signals")?;
     tracing::info!(%signal, "stopping");
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
     upkeep.abort();
     for place in &places {
-        remove(place);
+        listening::remove(place);
     }
     service.stop_all();
     let clean = known.block_on(async {
@@ -150,52 +145,6 @@ fn start_reactors(count: usize) -> anyhow::Result<(Vec<ReactorHandle>, Threads)>
         threads.push(thread);
     }
     Ok((handles, threads))
-}
-
-/// A listening socket, and the file to remove at the end.
-fn bind_nbd(address: &NbdAddress) -> anyhow::Result<(OwnedFd, Option<PathBuf>)> {
-    match address {
-        NbdAddress::Unix(path) => Ok((bind_unix(path)?, Some(path.clone()))),
-        NbdAddress::Tcp { host, port } => {
-            let listener = TcpListener::bind((host.as_str(), *port)).with_context(|| {
-                format!("cannot listen on tcp:{host}:{port}: is another server there? choose another --nbd")
-            })?;
-            Ok((listener.into(), None))
-        }
-    }
-}
-
-fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
-    if let Some(folder) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(|| {
-            format!("cannot make the folder {}: make it, or choose another --nbd", folder.display())
-        })?;
-    }
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            bail!("{} is there and is no socket: move it away, or choose another --nbd", path.display());
-        }
-        // The ring of a daemon that was killed may accept for a moment longer.
-        let deadline = Instant::now() + SOCKET_WAIT;
-        while UnixStream::connect(path).is_ok() && Instant::now() < deadline {
-            std::thread::sleep(SOCKET_RETRY);
-        }
-        if UnixStream::connect(path).is_ok() {
-            bail!("a living server listens on {}: stop it, or choose another --nbd", path.display());
-        }
-        remove(path);
-    }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("cannot listen on {}: choose another --nbd", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
-    Ok(listener.into())
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a socket's file");
-    }
 }
 
 fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::sync::broadcast;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
-use super::config::{Config, NbdAddress};
+use super::config::{Config, NbdListener};
 use super::event_log::{EventLog, Teller};
 use super::exports::{Service, stop_clients};
 use super::faults::MemberDisk;
@@ -45,7 +45,7 @@ pub struct Operator {
     state: Mutex<StateDir>,
     /// Held while arrays are made, started or stopped.
     pub(super) one_at_a_time: tokio::sync::Mutex<()>,
-    addresses: Vec<NbdAddress>,
+    listeners: Vec<NbdListener>,
     pub(super) injectable: bool,
     pub(super) events: EventLog,
     next_id: AtomicU64,
@@ -102,7 +102,7 @@ impl Operator {
             memory,
             state: Mutex::new(state),
             one_at_a_time: tokio::sync::Mutex::default(),
-            addresses: config.nbd.clone(),
+            listeners: config.nbd.clone(),
             events,
             injectable: config.enable_fault_injection,
             next_id: AtomicU64::new(1),
@@ -196,7 +196,7 @@ impl Operator {
         let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
         self.service.registry.insert(Arc::new(entry));
         let before = self.saved(&facts.uuid);
-        let mut status = report::status(&facts, &self.addresses, 0);
+        let mut status = report::status(&facts, &self.listeners, 0);
         report::add_saved(&mut status, before.as_ref());
         let teller = self.events.teller();
         teller.tell(&facts.name, "NewArray", None);
@@ -499,7 +499,7 @@ impl Operator {
 
     pub(super) async fn status_of(&self, entry: &Entry) -> Result<Status, Problem> {
         let facts = self.facts_of(entry).await.ok_or_else(|| Problem::no_such_array(&entry.name))?;
-        let mut status = report::status(&facts, &self.addresses, entry.connections() as u64);
+        let mut status = report::status(&facts, &self.listeners, entry.connections() as u64);
         report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
         Ok(status)
     }

@@ -86,12 +86,6 @@ impl Registry {
         self.lock().get(name).cloned()
     }
 
-    /// The only array, where there is one.
-    pub fn only(&self) -> Option<Arc<Entry>> {
-        let arrays = self.lock();
-        if arrays.len() == 1 { arrays.values().next().cloned() } else { None }
-    }
-
     pub fn all(&self) -> Vec<Arc<Entry>> {
         self.lock().values().cloned().collect()
     }

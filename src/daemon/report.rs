@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::array_home::DiskArray;
-use super::config::NbdAddress;
+use super::config::NbdListener;
 use super::saved::SavedArray;
 use crate::api::{
     ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
@@ -15,7 +15,7 @@ use crate::md::format_uuid;
 use crate::units::Sector;
 
 /// What is said of an array that runs.
-pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -> Status {
+pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) -> Status {
     let level = facts.shape.level;
     let sync = facts.sync.as_ref().map_or(SyncStatus::idle(facts.mismatched_sectors), |sync| {
         let left = sync.total_bytes - sync.done_bytes;
@@ -60,7 +60,7 @@ pub fn status(facts: &ArrayStatus, addresses: &[NbdAddress], connections: u64) -
             engine::Health::Degraded => Health::Degraded,
             engine::Health::Failed => Health::Failed,
         },
-        nbd_uri: addresses.first().map(|address| address.uri(&facts.name)),
+        nbd_uri: listeners.first().map(|listener| listener.uri(&facts.name)),
         connections,
         members: facts.members.iter().map(member).collect(),
         spares: facts.spares.iter().map(spare).collect(),

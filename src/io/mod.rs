@@ -127,6 +127,19 @@ pub trait Device {
     }
 }
 
+/// Whether what passes over a stream is secret, and whether it has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// In the clear, with no way to change that.
+    None,
+    /// In the clear; the peer may ask for TLS.
+    Offered,
+    /// In the clear; TLS has to come before anything else is told.
+    Required,
+    /// Under TLS.
+    Tls,
+}
+
 /// A connected byte stream: a socket, or TLS around one. One task receives while another sends.
 pub trait Stream {
     /// Receives into the start of `buf` what has come, at least one byte, and says how many; 0 means that the peer
@@ -138,6 +151,23 @@ pub trait Stream {
 
     /// Ends both directions: a `recv` under way returns 0 or an error.
     fn shutdown(&self);
+
+    /// Whether it is secret, or can be made so.
+    fn security(&self) -> Security {
+        Security::None
+    }
+
+    /// Makes it secret, as the side that the peer has asked to; nothing else may be under way. After an error it is of
+    /// no use any more.
+    async fn start_tls(&self) -> Result<(), IoError> {
+        Err(IoError::new(IoErrorKind::Unsupported, "the stream cannot speak TLS"))
+    }
+
+    /// Ends it in good order: takes leave of the peer where the stream has a way to, then shuts down. Waits as long as the
+    /// peer takes nothing; who must not wait drops this and calls `shutdown`.
+    async fn close(&self) {
+        self.shutdown();
+    }
 }
 
 /// Time.

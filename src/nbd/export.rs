@@ -50,6 +50,11 @@ pub trait Exports: Clone + 'static {
     /// What is behind the exports.
     type Device: Device + Clone + 'static;
 
+    /// Whether clients may ask what there is.
+    fn may_list(&self) -> bool {
+        true
+    }
+
     /// All that a client may know of.
     fn list(&self) -> Vec<ExportInfo>;
 

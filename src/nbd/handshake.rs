@@ -5,6 +5,8 @@
 //!   skipped and answered, still longer ones end the connection.
 //! - Names are looked up as they are or refused; they are not echoed, and escaped where they are logged.
 //! - A client is attached to an export before it is told that it has it.
+//! - Where TLS has to come first, nothing is told before it but that. Nothing that was received or agreed upon in the
+//!   clear outlives STARTTLS: who can change what is sent in the clear could put words into the client's mouth.
 //!
 //! The deadline for all of it is set by who calls this. Fails with the [`SessionEnd`] that the connection then has.
 
@@ -17,7 +19,7 @@ use super::inbox::Inbox;
 use super::limits::{Limits, NAME_BYTES_MAX, OPTION_BYTES_MAX, OPTION_SKIP_BYTES_MAX, Pools};
 use super::session::SessionEnd;
 use super::wire::{self, BlockSizes, ExportFacts, Framing, Greeting, InfoRequest, MetaRequest, OptionHeader};
-use crate::io::{Clock, Device, PAGE_BYTES, Pool, Stream};
+use crate::io::{Clock, Device, PAGE_BYTES, Pool, Security, Stream};
 
 /// Zeroes behind the answer to EXPORT_NAME, for clients that did not say that they do without.
 const EXPORT_NAME_PADDING_BYTES: usize = 124;
@@ -33,6 +35,8 @@ pub(super) struct Chosen<D> {
 enum Step<D> {
     /// The next option, after these replies.
     Reply(Vec<u8>),
+    /// TLS, after these replies, and then the options once more from the first.
+    StartTls(Vec<u8>),
     /// The transmission phase, after these replies.
     Enter(Vec<u8>, Chosen<D>),
     /// The end, after these replies.
@@ -57,24 +61,24 @@ pub(super) async fn shake<S: Stream, R: Clock, X: Exports>(
     if client_flags & !u32::from(wire::FIXED_NEWSTYLE | wire::NO_ZEROES) != 0 {
         return Err(SessionEnd::Refused("unknown client flags"));
     }
-    let mut haggling = Haggling {
-        inbox,
-        exports,
-        pools,
-        fixed: client_flags & u32::from(wire::FIXED_NEWSTYLE) != 0,
-        no_zeroes: client_flags & u32::from(wire::NO_ZEROES) != 0,
-        framing: Framing::Simple,
-        chosen: None,
-    };
+    let mut haggling = Haggling::new(inbox, exports, pools, client_flags, stream.security());
     for _ in 0..limits.options {
-        let (replies, outcome) = match haggling.take_option().await? {
-            Step::Reply(replies) => (replies, None),
-            Step::Enter(replies, chosen) => (replies, Some(Ok(chosen))),
-            Step::End(replies, end) => (replies, Some(Err(end))),
-        };
-        send(stream, &pools.messages, &replies).await?;
-        if let Some(outcome) = outcome {
-            return outcome;
+        match haggling.take_option().await? {
+            Step::Reply(replies) => send(stream, &pools.messages, &replies).await?,
+            Step::StartTls(replies) => {
+                send(stream, &pools.messages, &replies).await?;
+                haggling.inbox.unless_stopped(stream.start_tls()).await??;
+                // All that was agreed upon is forgotten with the old one.
+                haggling = Haggling::new(haggling.inbox, exports, pools, client_flags, stream.security());
+            }
+            Step::Enter(replies, chosen) => {
+                send(stream, &pools.messages, &replies).await?;
+                return Ok(chosen);
+            }
+            Step::End(replies, end) => {
+                send(stream, &pools.messages, &replies).await?;
+                return Err(end);
+            }
         }
     }
     Err(SessionEnd::Refused("too many options"))
@@ -86,12 +90,27 @@ struct Haggling<'a, S, R, X> {
     pools: &'a Pools,
     fixed: bool,
     no_zeroes: bool,
+    security: Security,
     framing: Framing,
     /// The contexts of the last SET_META_CONTEXT, and the true name of the export that they were chosen for.
     chosen: Option<(String, Contexts)>,
 }
 
-impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
+impl<'a, S: Stream, R: Clock, X: Exports> Haggling<'a, S, R, X> {
+    /// With nothing agreed upon but the flags of the greeting.
+    fn new(
+        inbox: &'a mut Inbox<S, R>,
+        exports: &'a X,
+        pools: &'a Pools,
+        client_flags: u32,
+        security: Security,
+    ) -> Haggling<'a, S, R, X> {
+        let fixed = client_flags & u32::from(wire::FIXED_NEWSTYLE) != 0;
+        let no_zeroes = client_flags & u32::from(wire::NO_ZEROES) != 0;
+        let framing = Framing::Simple;
+        Haggling { inbox, exports, pools, fixed, no_zeroes, security, framing, chosen: None }
+    }
+
     async fn take_option(&mut self) -> Result<Step<X::Device>, SessionEnd> {
         let bytes = self.inbox.take::<{ size_of::<OptionHeader>() }>().await?;
         let header: OptionHeader = zerocopy::transmute!(bytes);
@@ -105,6 +124,9 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         let length = length as usize;
         if option == wire::OPT_EXPORT_NAME {
             // It has no way to say no: all that is wrong is answered by a close.
+            if self.security == Security::Required {
+                return Err(SessionEnd::Refused("EXPORT_NAME without TLS"));
+            }
             if length > NAME_BYTES_MAX {
                 return Err(SessionEnd::Refused("a name that is too long"));
             }
@@ -124,6 +146,13 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
         if self.inbox.stopping() {
             self.inbox.skip(length).await?;
             return Ok(Step::Reply(reply(option, wire::REP_ERR_SHUTDOWN, "the server is stopping")));
+        }
+        if option == wire::OPT_STARTTLS {
+            return self.start_tls(length).await;
+        }
+        if self.security == Security::Required {
+            self.inbox.skip(length).await?;
+            return Ok(Step::Reply(reply(option, wire::REP_ERR_TLS_REQD, "this server wants TLS first")));
         }
         match option {
             wire::OPT_INFO | wire::OPT_GO if length <= OPTION_BYTES_MAX => {
@@ -147,10 +176,11 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
             wire::OPT_INFO | wire::OPT_GO | wire::OPT_LIST_META_CONTEXT | wire::OPT_SET_META_CONTEXT => {
                 reply(option, wire::REP_ERR_TOO_BIG, "the option is too long")
             }
-            wire::OPT_LIST | wire::OPT_STARTTLS | wire::OPT_STRUCTURED_REPLY | wire::OPT_EXTENDED_HEADERS
-                if length > 0 =>
-            {
+            wire::OPT_LIST | wire::OPT_STRUCTURED_REPLY | wire::OPT_EXTENDED_HEADERS if length > 0 => {
                 reply(option, wire::REP_ERR_INVALID, "this option has no data")
+            }
+            wire::OPT_LIST if !self.exports.may_list() => {
+                reply(option, wire::REP_ERR_POLICY, "this server does not tell what it has")
             }
             wire::OPT_LIST => self.list(),
             wire::OPT_STRUCTURED_REPLY if self.framing == Framing::Extended => {
@@ -165,8 +195,25 @@ impl<S: Stream, R: Clock, X: Exports> Haggling<'_, S, R, X> {
                 self.framing = Framing::Extended;
                 reply(option, wire::REP_ACK, "")
             }
-            wire::OPT_STARTTLS => reply(option, wire::REP_ERR_UNSUP, "this server does not speak TLS"),
             _ => reply(option, wire::REP_ERR_UNSUP, "this server does not know the option"),
+        }
+    }
+
+    async fn start_tls(&mut self, length: usize) -> Result<Step<X::Device>, SessionEnd> {
+        self.inbox.skip(length).await?;
+        let refused = |kind, text| Ok(Step::Reply(reply(wire::OPT_STARTTLS, kind, text)));
+        if length > 0 {
+            return refused(wire::REP_ERR_INVALID, "this option has no data");
+        }
+        let granted = reply(wire::OPT_STARTTLS, wire::REP_ACK, "");
+        match self.security {
+            Security::None => refused(wire::REP_ERR_UNSUP, "this server does not speak TLS"),
+            Security::Tls => refused(wire::REP_ERR_INVALID, "this is TLS already"),
+            // The option is in order and has its answer; what came with it must never be taken for the client's.
+            Security::Offered | Security::Required if !self.inbox.is_empty() => {
+                Ok(Step::End(granted, SessionEnd::Refused("something in the clear behind STARTTLS")))
+            }
+            Security::Offered | Security::Required => Ok(Step::StartTls(granted)),
         }
     }
 

@@ -82,6 +82,19 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         if self.start == self.end { self.fill().await } else { Ok(()) }
     }
 
+    /// Whether nothing has been received that was not taken yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Waits for the peer to do something that does not come through here, but no longer than until a stop.
+    pub(super) async fn unless_stopped<T>(&self, done: impl Future<Output = T>) -> Result<T, SessionEnd> {
+        match select(pin!(done), pin!(self.halt.stopped())).await {
+            Either::Left((result, _)) => Ok(result),
+            Either::Right(_) => Err(SessionEnd::Stopped),
+        }
+    }
+
     /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
         const { assert!(N <= PAGE_BYTES) };

@@ -81,6 +81,8 @@ pub struct Limits {
     pub stop_quiet: Duration,
     /// or until this long after the stop; and a peer that takes none of its replies is cut off after this long.
     pub stop_timeout: Duration,
+    /// A peer that does not take the leave that the stream takes of it is left without after this long.
+    pub close_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -96,6 +98,7 @@ impl Default for Limits {
             unannounced_payload_timeout: Duration::from_millis(1500),
             stop_quiet: Duration::from_millis(100),
             stop_timeout: Duration::from_secs(2),
+            close_timeout: Duration::from_secs(1),
         }
     }
 }

@@ -97,7 +97,9 @@ where
         Ok((inbox, chosen)) => transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await,
         Err(end) => end,
     };
-    stream.shutdown();
+    if let Either::Right(_) = select(pin!(stream.close()), pin!(runtime.sleep(limits.close_timeout))).await {
+        stream.shutdown();
+    }
     tracing::debug!(%end, "connection over");
     end
 }

@@ -11,4 +11,5 @@ mod peer;
 mod property;
 mod requests;
 mod sockets;
+mod starttls;
 mod world;

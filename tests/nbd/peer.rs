@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use raidd::io::{MAX_BUF_BYTES, Pool, Spawn};
+use raidd::io::{MAX_BUF_BYTES, Pool, Spawn, Stream};
 use raidd::nbd::{
     Attached, Export, ExportInfo, Exports, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
     serve,
@@ -28,7 +28,9 @@ pub const REP_SERVER: u32 = 2;
 pub const REP_INFO: u32 = 3;
 pub const REP_META_CONTEXT: u32 = 4;
 pub const ERR_UNSUP: u32 = 0x8000_0001;
+pub const ERR_POLICY: u32 = 0x8000_0002;
 pub const ERR_INVALID: u32 = 0x8000_0003;
+pub const ERR_TLS_REQD: u32 = 0x8000_0005;
 pub const ERR_UNKNOWN: u32 = 0x8000_0006;
 pub const ERR_SHUTDOWN: u32 = 0x8000_0007;
 pub const ERR_TOO_BIG: u32 = 0x8000_0009;
@@ -65,6 +67,7 @@ pub struct Server {
     pub limits: Limits,
     pub stop: Stop,
     pub export_stop: Stop,
+    pub may_list: bool,
     /// Clients attached to "vol0".
     pub attached: Rc<Cell<usize>>,
     pub piece: usize,
@@ -81,6 +84,10 @@ impl Drop for Guard {
 
 impl Exports for Server {
     type Device = Disk;
+
+    fn may_list(&self) -> bool {
+        self.may_list
+    }
 
     fn list(&self) -> Vec<ExportInfo> {
         let info = |name: &str| ExportInfo { name: name.into(), description: format!("the array {name}") };
@@ -119,6 +126,7 @@ impl Server {
             limits: Limits::default(),
             stop: Stop::new(),
             export_stop: Stop::new(),
+            may_list: true,
             attached: Rc::default(),
             piece: usize::MAX,
             capacity: 1 << 20,
@@ -127,9 +135,14 @@ impl Server {
 
     /// A new connection, nothing read yet.
     pub fn connect(&self) -> Peer {
+        self.connect_through(|wire| wire)
+    }
+
+    /// A new connection that the server has something around.
+    pub fn connect_through<S: Stream + 'static>(&self, wrap: impl FnOnce(Wire) -> S) -> Peer {
         let (ours, theirs) = self.world.wire(self.piece, self.capacity);
         let end = Rc::new(Cell::new(None));
-        let (slot, server) = (end.clone(), self.clone());
+        let (slot, server, theirs) = (end.clone(), self.clone(), wrap(theirs));
         self.world.spawn(async move {
             let world = server.world.clone();
             let (pools, limits, stop) = (server.pools.clone(), server.limits, server.stop.clone());

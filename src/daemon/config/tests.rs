@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// A socket of which nothing else is said.
+fn plain(address: &str) -> NbdListener {
+    let address = address.parse().unwrap();
+    NbdListener { address, tls: TlsMode::Off, mode: SocketMode::DEFAULT, group: None }
+}
+
+fn everybody() -> AccessRules {
+    AccessRules { may_list: true, exports: BTreeMap::new() }
+}
+
 fn root() -> Environment {
     Environment { is_root: true, cores: 16, ..Environment::default() }
 }
@@ -21,7 +31,7 @@ fn read_with(arguments: &[&str], environment: &Environment) -> Result<Request, C
 
 fn config(arguments: &[&str], environment: &Environment) -> Config {
     match read_with(arguments, environment) {
-        Ok(Request::Run(config)) => config,
+        Ok(Request::Run(config)) => *config,
         other => panic!("{other:?}"),
     }
 }
@@ -46,7 +56,9 @@ fn roots_defaults() {
         config(&[], &root()),
         Config {
             control: "/run/raidd/control.sock".into(),
-            nbd: vec![NbdAddress::Unix("/run/raidd/nbd.sock".into())],
+            nbd: vec![plain("unix:/run/raidd/nbd.sock")],
+            tls: None,
+            access: everybody(),
             state_dir: "/var/lib/raidd".into(),
             reactors: 4,
             memory_bytes: 256 << 20,
@@ -61,14 +73,14 @@ fn roots_defaults() {
 fn a_users_defaults() {
     let found = config(&[], &user());
     assert_eq!(found.control, Path::new("/run/user/7/raidd/control.sock"));
-    assert_eq!(found.nbd, [NbdAddress::Unix("/run/user/7/raidd/nbd.sock".into())]);
+    assert_eq!(found.nbd, [plain("unix:/run/user/7/raidd/nbd.sock")]);
     assert_eq!(found.state_dir, Path::new("/home/u/.local/state/raidd"));
     assert_eq!(found.reactors, 2);
     let elsewhere = Environment { state_home: Some("/s".into()), ..user() };
     assert_eq!(config(&[], &elsewhere).state_dir, Path::new("/s/raidd"));
     let nowhere = Environment { runtime_dir: None, ..user() };
     assert!(error(&[], &nowhere).contains("--control"));
-    assert_eq!(config(&["--control", "/c/x"], &nowhere).nbd, [NbdAddress::Unix("/c/nbd.sock".into())]);
+    assert_eq!(config(&["--control", "/c/x"], &nowhere).nbd, [plain("unix:/c/nbd.sock")]);
     let homeless = Environment { home: None, ..user() };
     assert!(error(&[], &homeless).contains("--state-dir"));
 }
@@ -92,7 +104,9 @@ fn options_win_over_environment_over_file() {
         from_file,
         Config {
             control: "/f/control.sock".into(),
-            nbd: vec![NbdAddress::Tcp { host: "::1".to_owned(), port: 10_809 }],
+            nbd: vec![plain("tcp:[::1]:10809")],
+            tls: None,
+            access: everybody(),
             state_dir: "/f/state".into(),
             reactors: 3,
             memory_bytes: 64 << 20,
@@ -129,10 +143,9 @@ fn options_win_over_environment_over_file() {
         found,
         Config {
             control: "/o/control.sock".into(),
-            nbd: vec![
-                NbdAddress::Unix("/o/nbd".into()),
-                NbdAddress::Tcp { host: "localhost".to_owned(), port: 1 }
-            ],
+            nbd: vec![plain("unix:/o/nbd"), plain("tcp:localhost:1")],
+            tls: None,
+            access: everybody(),
             state_dir: "/o/state".into(),
             reactors: 1,
             memory_bytes: 1 << 30,
@@ -159,6 +172,12 @@ fn what_is_wrong_is_said_in_one_line() {
         (&["--control"], "a value is required"),
         (&["--nonsense"], "--nonsense"),
         (&["-v", "-q"], "cannot be used with"),
+        (&["--nbd-tls", "yes"], "invalid value 'yes'"),
+        (&["--nbd-list", "no"], "invalid value 'no'"),
+        (&["--nbd-socket-mode", "0888"], "octal"),
+        (&["--nbd-socket-mode", "+660"], "octal"),
+        (&["--nbd-socket-mode", "01777"], "octal"),
+        (&["--tls-psk", "/keys"], "TLS is off"),
         (&["--config", "/does/not/exist"], "there is no config file"),
         (&["--config", "/"], "cannot read"),
     ] {
@@ -176,7 +195,16 @@ fn a_bad_file_is_named_with_its_line() {
         ("\n\nmemory = \"many\"\n", 3, "size \"many\""),
         ("memory = true\n", 1, "neither a number nor a text"),
         ("assemble_wait = \"soon\"\n", 1, "time \"soon\""),
-        ("nbd = [\"unix:/a\",\n \"nbd://\"]\n", 1, "NBD address"),
+        ("nbd = [\"unix:/a\",\n \"nbd://\"]\n", 2, "NBD address"),
+        ("nbd = [{ address = \"nbd://\" }]\n", 1, "NBD address"),
+        ("nbd = [7]\n", 1, "an NBD address, or a table"),
+        ("nbd = [{ tls = \"allow\" }]\n", 1, "missing field `address`"),
+        ("nbd = [{ address = \"unix:/a\", tsl = \"off\" }]\n", 1, "unknown field `tsl`"),
+        ("nbd = [{ address = \"unix:/a\", mode = \"rw\" }]\n", 1, "socket mode"),
+        ("\nnbd_tls = \"on\"\n", 2, "unknown variant `on`"),
+        ("[exports.vol0]\nallow_addresses = [\"everywhere\"]\n", 2, "address \"everywhere\""),
+        ("[exports.vol0]\nallow_identities = [\"alice\"]\n", 2, "identity \"alice\""),
+        ("[exports.vol0]\nallow = []\n", 2, "unknown field `allow`"),
         ("control\n", 1, "config file"),
     ] {
         let (_folder, path) = with_file(text);
@@ -192,9 +220,7 @@ fn a_bad_file_is_named_with_its_line() {
 fn help_shows_an_example_and_nothing_that_is_not_there() {
     let Ok(Request::Print(help)) = read_with(&["--help"], &root()) else { panic!() };
     assert!(help.contains("Example:\n  raidd --control "), "{help}");
-    for later in ["--metrics", "--nbd-tls"] {
-        assert!(!help.contains(later));
-    }
+    assert!(!help.contains("--metrics"));
     let Ok(Request::Print(version)) = read_with(&["--version"], &root()) else { panic!() };
     assert_eq!(version, format!("raidd {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -219,8 +245,82 @@ fn addresses_make_uris() {
         ("tcp:0.0.0.0:4000", "nbd://localhost:4000/vol0"),
     ] {
         let parsed: NbdAddress = address.parse().unwrap();
-        assert_eq!(parsed.uri("vol0"), uri);
+        assert_eq!(parsed.uri("vol0", false), uri);
+        assert_eq!(parsed.uri("vol0", true), uri.replacen("nbd", "nbds", 1));
         assert_eq!(parsed.to_string(), address);
     }
-    assert_eq!(NbdAddress::Unix("/s".into()).uri("größe/%"), "nbd+unix:///gr%C3%B6%C3%9Fe%2F%25?socket=/s");
+    assert_eq!(
+        NbdAddress::Unix("/s".into()).uri("größe/%", false),
+        "nbd+unix:///gr%C3%B6%C3%9Fe%2F%25?socket=/s"
+    );
+}
+
+#[test]
+fn sockets_have_defaults_and_exceptions() {
+    let (_folder, path) = with_file(
+        r#"
+        nbd = [
+            "unix:/s/plain",
+            { address = "unix:/s/mine", tls = "off", mode = "0600", group = "7" },
+            { address = "tcp:0.0.0.0:10809", tls = "require" },
+        ]
+        nbd_tls = "allow"
+        nbd_socket_mode = "0660"
+        nbd_socket_group = "disk"
+        nbd_list = false
+        tls_cert = "/t/cert.pem"
+        tls_key = "/t/key.pem"
+        tls_ca = "/t/ca.pem"
+        tls_psk = "/t/keys.psk"
+        [exports.vol0]
+        read_only = true
+        [exports."*"]
+        allow_addresses = ["unix", "10.0.0.0/8"]
+        allow_identities = ["cert:alice", "psk:bob"]
+        "#,
+    );
+    let found = config(&["--config", &path], &root());
+    let group = Some("disk".to_owned());
+    let open = NbdListener { tls: TlsMode::Allow, mode: SocketMode(0o660), group, ..plain("unix:/s/plain") };
+    assert_eq!(
+        found.nbd,
+        [
+            open.clone(),
+            NbdListener { group: Some("7".to_owned()), ..plain("unix:/s/mine") },
+            NbdListener { address: "tcp:0.0.0.0:10809".parse().unwrap(), tls: TlsMode::Require, ..open },
+        ]
+    );
+    assert_eq!(found.nbd[2].uri("vol0"), "nbds://localhost/vol0");
+    assert_eq!(found.nbd[2].to_string(), "tcp:0.0.0.0:10809 (TLS required)");
+    let file = |name: &str| Some(PathBuf::from(format!("/t/{name}")));
+    let (certificate, key, ca, psk) = (file("cert.pem"), file("key.pem"), file("ca.pem"), file("keys.psk"));
+    assert_eq!(found.tls, Some(TlsFiles { certificate, key, ca, psk }));
+    assert!(!found.access.may_list && found.access.exports.len() == 2);
+    assert!(found.access.exports["vol0"].read_only && !found.access.exports["*"].read_only);
+
+    let options = ["--config", &path, "--nbd", "unix:/o", "--nbd-tls", "require", "--nbd-list", "on"];
+    let found = config(&options, &root());
+    let open = NbdListener {
+        tls: TlsMode::Require,
+        mode: SocketMode(0o660),
+        group: Some("disk".to_owned()),
+        ..plain("unix:/o")
+    };
+    assert_eq!(found.nbd, [open]);
+    assert!(found.access.may_list);
+}
+
+#[test]
+fn what_does_not_go_together_is_said() {
+    for (text, fragment) in [
+        ("nbd = [{ address = \"tcp:h:1\", mode = \"0660\" }]", "is no file"),
+        ("nbd = [\"unix:/a\", { address = \"unix:/a\", tls = \"allow\" }]", "twice"),
+        ("tls_cert = \"/t/cert.pem\"", "TLS is off"),
+        ("[exports.vol0]\nallow_identities = [\"psk:bob\"]", "--tls-psk"),
+        ("nbd_tls = \"require\"\n[exports.vol0]\nallow_identities = [\"cert:bob\"]", "--tls-ca"),
+    ] {
+        let (_folder, path) = with_file(text);
+        let found = error(&["--config", &path], &root());
+        assert!(found.contains(fragment), "{text}: {found}");
+    }
 }
