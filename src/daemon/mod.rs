@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use self::config::Config;
@@ -56,6 +57,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     signals.add(Signal::SIGINT);
     signals.thread_block().context("cannot block signals")?;
 
+    allow_many_files();
     let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
     let state = StateDir::open(&config.state_dir).map_err(|why| anyhow!(why))?;
     let socket = control::bind(&config.control)?;
@@ -115,6 +117,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         bail!("some arrays could not be stopped cleanly; see the log");
     }
     Ok(())
+}
+
+/// As many open files as this process may have: every client is one. What is usual, 1024, is for programs that use select.
+fn allow_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised; it limits the number of clients");
+    }
 }
 
 fn start_logging(filter: &str) -> anyhow::Result<()> {

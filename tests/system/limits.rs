@@ -1,9 +1,14 @@
 //! What the daemon refuses at its start, and that it keeps to the memory that it was given, whatever clients do.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::disks::{Disks, MIB, noise};
-use super::harness::Home;
+use super::harness::{Home, Raidd, skip};
 
 #[test]
 fn bad_options_are_explained() {
@@ -82,10 +87,94 @@ fn memory_has_a_limit_and_everyone_is_served() {
         std::thread::sleep(Duration::from_millis(200));
         assert!(home.status("vol").connections > 1, "they come all at once");
     });
+    let peak = peak_bytes(&raidd);
+    println!("raidd --memory 32M, {CLIENTS} clients at once: at most {} MiB resident", peak >> 20);
+    assert!(peak <= 32 * MIB + FIXED_BYTES_MAX, "{peak} bytes resident");
+    raidd.terminate();
+}
+
+/// What it had in memory at most.
+fn peak_bytes(raidd: &Raidd) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", raidd.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-    println!("raidd --memory 32M, {CLIENTS} clients at once: at most {} MiB resident", peak >> 10);
-    assert!(peak * 1024 <= 32 * MIB + FIXED_BYTES_MAX, "{peak} kB resident");
+    peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+const MANY: usize = 1000;
+const ACTIVE: usize = 100;
+const ACTIVE_PER_THREAD: usize = 10;
+
+/// A connection in the transmission phase, by hand.
+fn raw_client(home: &Home) -> UnixStream {
+    let mut stream = UnixStream::connect(home.path("nbd.sock")).unwrap();
+    stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x09\0\0\0\x03vol\0\0").unwrap();
+    // The greeting, INFO_EXPORT, and ACK.
+    let mut answer = [0; 18 + 32 + 20];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[62..66], [0, 0, 0, 1], "an ACK");
+    stream
+}
+
+fn read_request(cookie: u64, len: u32) -> Vec<u8> {
+    let mut bytes = vec![0x25, 0x60, 0x95, 0x13, 0, 0, 0, 0];
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(0_u64.to_be_bytes());
+    bytes.extend(len.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_thousand_connections_are_served_beside_those_that_mean_harm() {
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if files < 2 * MANY as u64 {
+        return skip(&format!("only {files} open files are allowed"));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 3, 64);
+    let raidd = home.start();
+    home.ok(format!("create vol --level 5 --chunk 64K --init assume-clean {}", disks.all()));
+    // Asks for more than a connection may hold, and takes none of it.
+    let mut stalled = raw_client(&home);
+    let requests: Vec<u8> = (0..300).flat_map(|cookie| read_request(cookie, MIB as u32)).collect();
+    stalled.write_all(&requests).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Says one byte after the other of a greeting that never ends.
+        let mut loris = UnixStream::connect(home.path("nbd.sock")).unwrap();
+        let over = &over;
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) && loris.write_all(b"\0").is_ok() {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let mut clients: Vec<_> = (0..MANY).map(|_| home.client("vol")).collect();
+        assert!(home.status("vol").connections > MANY as u64);
+        std::thread::scope(|scope| {
+            for (number, group) in clients[..ACTIVE].chunks_mut(ACTIVE_PER_THREAD).enumerate() {
+                scope.spawn(move || {
+                    for round in 0..20 {
+                        for (index, client) in group.iter_mut().enumerate() {
+                            let offset = ((number * ACTIVE_PER_THREAD + index) * 128 * 1024) as u64;
+                            let data = noise(round << 20 | offset, 100_000);
+                            client.write(offset, &data).unwrap();
+                            let mut found = vec![0; data.len()];
+                            client.read(offset, &mut found).unwrap();
+                            assert!(found == data, "client {number}.{index} reads something else");
+                        }
+                    }
+                });
+            }
+        });
+        for client in &mut clients {
+            client.read(0, &mut [0; 512]).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let peak = peak_bytes(&raidd);
+    println!("raidd, {MANY} clients at once: at most {} MiB resident", peak >> 20);
+    assert!(peak <= 256 * MIB + FIXED_BYTES_MAX, "{peak} bytes resident");
+    drop(stalled);
+    home.wait_for("vol", |status| status.connections == 0);
     raidd.terminate();
 }

@@ -10,7 +10,8 @@ pub fn handshake(data: &[u8]) {
     let mut answered = Reader(&answered);
     assert_eq!(answered.take(18), Some(&b"NBDMAGICIHAVEOPT\0\x03"[..]));
     while !answered.0.is_empty() {
-        let Some(header) = answered.take(20).filter(|header| number(&header[..8]) == 0x0003_e889_0455_65a9) else {
+        let Some(header) = answered.take(20).filter(|header| number(&header[..8]) == 0x0003_e889_0455_65a9)
+        else {
             // EXPORT_NAME is answered in a form of its own.
             return;
         };

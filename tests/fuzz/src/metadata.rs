@@ -21,7 +21,8 @@ pub fn metadata(data: &[u8]) {
         }
         _ => {
             // Half of the time the signature is the one that is there.
-            let there = bytes.get(512..516).map_or(0, |word| u32::from_le_bytes(word.try_into().expect("four")));
+            let there =
+                bytes.get(512..516).map_or(0, |word| u32::from_le_bytes(word.try_into().expect("four")));
             ppl::current_entries(bytes, if first & 4 == 0 { there } else { 7 });
         }
     }
