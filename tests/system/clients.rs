@@ -192,3 +192,88 @@ fn an_unknown_export_is_refused() {
     }
     world.raidd.terminate();
 }
+
+/// An independent client from crates.io: EXPORT_NAME, one request at a time, simple replies.
+#[test]
+fn a_client_of_another_making_understands_us() {
+    use nbd::client::{NbdClient, handshake};
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    let world = World::new();
+    let mut stream = std::os::unix::net::UnixStream::connect(world.home.path("nbd.sock")).unwrap();
+    let export = handshake(&mut stream, b"vol").unwrap();
+    assert_eq!((export.size, export.readonly, export.send_flush), (world.size(), false, true));
+    let mut client = NbdClient::new(&mut stream, &export);
+    let data = noise(5, 300_001);
+    client.seek(SeekFrom::Start(12_345)).unwrap();
+    client.write_all(&data).unwrap();
+    client.flush().unwrap();
+    let mut found = vec![0; data.len()];
+    client.seek(SeekFrom::Start(12_345)).unwrap();
+    client.read_exact(&mut found).unwrap();
+    assert!(found == data);
+    drop(client);
+    drop(stream);
+    world.raidd.terminate();
+}
+
+#[test]
+fn nbdsh_asks_for_everything() {
+    if !need(&["nbdsh"]) {
+        return;
+    }
+    let world = World::new();
+    let script = world.home.path("all.py");
+    std::fs::write(&script, NBDSH).unwrap();
+    for uri in &world.uris {
+        let command = format!("import sys; exec(open({:?}).read())", script.to_str().unwrap());
+        // The module belongs to the system's Python, whatever other there may be.
+        let path = "/usr/bin:/bin";
+        let line = format!("PATH={path} nbdsh --base-allocation -u '{uri}' -c '{command}'");
+        assert_eq!(run("sh", &["-c", &line]).ok().trim(), "done");
+    }
+    world.raidd.terminate();
+}
+
+/// What no other client here asks for: offsets that are not aligned, DF, FUA on everything, CACHE, FAST_ZERO, REQ_ONE, many
+/// requests at once, errors.
+const NBDSH: &str = r#"
+import errno
+h.set_strict_mode(0)
+size = h.get_size()
+assert h.get_structured_replies_negotiated()
+h.pwrite(b"x" * 1001, 77, nbd.CMD_FLAG_FUA)
+assert h.pread(1003, 76, nbd.CMD_FLAG_DF if hasattr(nbd, "CMD_FLAG_DF") else 0)[1:1002] == b"x" * 1001
+h.cache(4096, 0)
+h.zero(65536, 1 << 20, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
+assert h.pread(65536, 1 << 20) == bytes(65536)
+try:
+    h.zero(100, 3, nbd.CMD_FLAG_FAST_ZERO)
+    raise SystemExit("a hundred bytes were zeroed fast")
+except nbd.Error as error:
+    assert error.errnum == errno.ENOTSUP, error
+h.trim(1 << 20, 2 << 20, nbd.CMD_FLAG_FUA)
+extents = []
+h.block_status(1 << 20, 0, lambda name, offset, found, err: extents.append((name, found)), nbd.CMD_FLAG_REQ_ONE)
+assert len(extents) == 1 and extents[0][0] == "base:allocation" and len(extents[0][1]) == 2, extents
+for flawed, expected in [
+    (lambda: h.pread(1, size), errno.EINVAL),
+    (lambda: h.pwrite(b"z", size), errno.ENOSPC),
+    (lambda: h.trim(512, size), errno.EINVAL),
+    (lambda: h.pread(512, 0, 1 << 15), errno.EINVAL),
+]:
+    try:
+        flawed()
+        raise SystemExit("a request that makes no sense was done")
+    except nbd.Error as error:
+        assert error.errnum == expected, error
+cookies = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray([n]) * 4096), (8 << 20) + n * 4096) for n in range(64)]
+while cookies:
+    h.poll(-1)
+    cookies = [cookie for cookie in cookies if not h.aio_command_completed(cookie)]
+data = h.pread(64 * 4096, 8 << 20)
+assert all(data[n * 4096:(n + 1) * 4096] == bytes([n]) * 4096 for n in range(64))
+h.flush()
+h.shutdown()
+print("done")
+"#;
