@@ -26,7 +26,7 @@ fn survives(seed: u64, piece: usize, in_transmission: bool, bytes: Vec<u8>) {
         };
         let peer = Rc::new(peer);
         let reader = peer.clone();
-        same.world.spawn(async move { while !reader.wire.read(1000).await.is_empty() {} });
+        same.world.spawn(async move { while !reader.wire.read_some().await.is_empty() {} });
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let (part, later) = rest.split_at(rest.len().min(1 + same.world.random(5000) as usize));

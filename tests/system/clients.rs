@@ -212,7 +212,6 @@ fn a_client_of_another_making_understands_us() {
     client.seek(SeekFrom::Start(12_345)).unwrap();
     client.read_exact(&mut found).unwrap();
     assert!(found == data);
-    drop(client);
     drop(stream);
     world.raidd.terminate();
 }
