@@ -24,11 +24,8 @@ use crate::io::{Device, Extent, ExtentKind, Runtime};
 use crate::layout::{Geometry, Parity, Place, Stripe};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
-/// Pieces looked at for one answer: well below a millisecond of work.
+/// Pieces, or bits of the bitmap, looked at for one answer: a millisecond of work or so.
 const PIECES_MAX: u64 = 2048;
-
-/// Extents that one member is asked for.
-const MEMBER_EXTENTS_MAX: usize = 1024;
 
 /// A part of the array that lies in one place on each member.
 struct Piece {
@@ -44,13 +41,20 @@ struct Piece {
 /// Who can tell whether a piece is a hole, and where it is on its device.
 struct Witness<D> {
     member: Rc<Member<D>>,
+    /// Which of the copies this is: those of one number lie together, those of another far away, perhaps.
+    copy: usize,
     bytes: Range<u64>,
 }
 
-/// What a member said of a range of its bytes, from `start` on.
+impl<D> Witness<D> {
+    fn lies_with(&self, other: &Witness<D>) -> bool {
+        Rc::ptr_eq(&self.member, &other.member) && self.copy == other.copy
+    }
+}
+
+/// What a witness said of its bytes, from their start on.
 struct Survey<D> {
-    member: Rc<Member<D>>,
-    start: u64,
+    asked: Witness<D>,
     extents: Vec<Extent>,
 }
 
@@ -87,7 +91,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             ExtentKind::Allocation => {
                 let mut changes = self.changes();
                 let witnesses: Vec<_> = pieces.iter().map(|piece| self.witness(piece)).collect();
-                let surveys = self.survey(&witnesses).await;
+                // Each of their extents but the last ends in one of the answer.
+                let surveys = self.survey(&witnesses, max + 1).await;
                 if self.have_changed(&mut changes) {
                     return nothing_to_report(&range);
                 }
@@ -117,8 +122,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         match &self.geometry {
             Geometry::Parity(parity) => self.parity_pieces(parity, start..end),
             Geometry::Copies(copies) => {
-                let extents = self.whole_extents(copies, Sector(start), Sector(end - start), None);
-                let pieces = extents.into_iter().map(|extent| {
+                let rows = self.cut_where_trust_ends(start..end);
+                let extents = rows.into_iter().flat_map(|rows| {
+                    self.whole_extents(copies, Sector(rows.start), Sector(rows.end - rows.start), None)
+                });
+                let pieces = extents.map(|extent| {
                     let array = extent.array.0..(extent.array + extent.len).0;
                     let slots = extent.copies.iter().map(|place| place.slot).collect();
                     Piece { rows: array.clone(), array, data: extent.copies, slots }
@@ -128,7 +136,30 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
+    /// Rows, cut where those begin or end that await a resync, a bounded number of times.
+    fn cut_where_trust_ends(&self, rows: Range<u64>) -> Vec<Range<u64>> {
+        let state = self.state.borrow();
+        let mut cut = Vec::new();
+        let mut at = rows.start;
+        while let Some(pending) = state.resync.as_ref().and_then(|resync| resync.pending.next_from(at))
+            && pending.start < rows.end
+            && cut.len() < PIECES_MAX as usize
+        {
+            let (start, end) = (pending.start.max(at), pending.end.min(rows.end));
+            cut.extend([at..start, start..end].into_iter().filter(|part| !part.is_empty()));
+            at = end;
+        }
+        if at < rows.end {
+            cut.push(at..rows.end);
+        }
+        cut
+    }
+
     fn parity_pieces(&self, parity: &Parity, sectors: Range<u64>) -> Vec<Piece> {
+        let chunk = parity.chunk().0;
+        let rows_at = |sector: u64| parity.locate(Sector(sector)).stripe.0 * chunk;
+        // Once for all of them: members may have much to say.
+        let cuts = self.cuts(&(rows_at(sectors.start)..rows_at(sectors.end - 1) + chunk));
         let mut pieces = Vec::new();
         let mut stripe: Option<Stripe> = None;
         let mut at = sectors.start;
@@ -138,9 +169,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 Some(same) if same.index == location.stripe => stripe.insert(same),
                 _ => stripe.insert(parity.stripe(location.stripe)),
             };
-            let len = (parity.chunk() - location.offset).0.min(sectors.end - at);
+            let len = (chunk - location.offset.0).min(sectors.end - at);
             let first = (stripe.sector + location.offset).0;
-            for rows in self.cut(first..first + len) {
+            for rows in split(first..first + len, &cuts) {
                 let array = at + rows.start - first..at + rows.end - first;
                 let data = vec![Place { slot: stripe.data[location.data], sector: Sector(rows.start) }];
                 pieces.push(Piece { array, rows, data, slots: self.slots().collect() });
@@ -176,7 +207,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         let has_data = piece.data.iter().any(|place| !absent.contains(&place.slot));
         let has_parity = match &self.geometry {
-            Geometry::Parity(parity) => absent.len() <= parity.parity_count() && trust == Trust::Consistent,
+            // Before the first resync parity decides what missing data is.
+            Geometry::Parity(parity) => absent.len() <= parity.parity_count() && trust != Trust::Unclean,
             Geometry::Copies(_) => false,
         };
         if !has_data && !has_parity {
@@ -198,7 +230,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let Some(intent) = &self.intent else { return answer.push(piece.array.clone(), 0) };
         let intent = intent.borrow();
         let mut at = piece.rows.start;
-        while at < piece.rows.end {
+        for _ in 0..PIECES_MAX {
+            if at == piece.rows.end {
+                return true;
+            }
             let (end, state) = match intent.next_marked(at) {
                 Some(marked) if marked == at => (intent.chunk_end(at), DIRTY),
                 Some(marked) => (marked, 0),
@@ -211,7 +246,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
             at = end;
         }
-        true
+        at == piece.rows.end
     }
 
     /// A member that a read of the piece could be answered from.
@@ -220,34 +255,34 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             return None;
         }
         let len = piece.rows.end - piece.rows.start;
-        piece.data.iter().find_map(|place| {
+        piece.data.iter().enumerate().find_map(|(copy, place)| {
             let rows = place.sector.0..place.sector.0 + len;
             let member = match mutant::is(Mutant::HolesOfAnybody) {
                 true => self.roster.borrow().seats[place.slot.index()].occupants().next().cloned()?,
                 false => self.reader(place.slot, &rows)?,
             };
             let start = (member.superblock.data_offset + place.sector).bytes();
-            Some(Witness { member, bytes: start..start + len * SECTOR_BYTES })
+            Some(Witness { member, copy, bytes: start..start + len * SECTOR_BYTES })
         })
     }
 
     /// Asks every witness about all that it can tell of, at once.
-    async fn survey(&self, witnesses: &[Option<Witness<D>>]) -> Vec<Survey<D>> {
-        let mut asked: Vec<Witness<D>> = Vec::new();
-        for Witness { member, bytes } in witnesses.iter().flatten() {
-            match asked.iter_mut().find(|known| Rc::ptr_eq(&known.member, member)) {
+    async fn survey(&self, witnesses: &[Option<Witness<D>>], max: usize) -> Vec<Survey<D>> {
+        let mut all: Vec<Witness<D>> = Vec::new();
+        for witness in witnesses.iter().flatten() {
+            let Witness { member, copy, bytes } = witness;
+            match all.iter_mut().find(|known| known.lies_with(witness)) {
                 Some(known) => {
                     known.bytes = known.bytes.start.min(bytes.start)..known.bytes.end.max(bytes.end);
                 }
-                None => asked.push(Witness { member: member.clone(), bytes: bytes.clone() }),
+                None => all.push(Witness { member: member.clone(), copy: *copy, bytes: bytes.clone() }),
             }
         }
-        let surveys = asked.into_iter().map(|Witness { member, bytes }| async move {
-            let start = bytes.start;
-            let told = member.device.extents(ExtentKind::Allocation, bytes, MEMBER_EXTENTS_MAX);
+        let surveys = all.into_iter().map(|asked| async move {
+            let told = asked.member.device.extents(ExtentKind::Allocation, asked.bytes.clone(), max);
             // Not to answer this is no failure.
             let extents = self.deadlines.bound(0, told).await.ok()?;
-            Some(Survey { member, start, extents })
+            Some(Survey { asked, extents })
         });
         join_all(surveys).await.into_iter().flatten().collect()
     }
@@ -267,6 +302,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 }
 
+/// A range, split at those of the cuts (ascending) that lie in it.
+fn split(range: Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
+    let within =
+        cuts.partition_point(|&cut| cut <= range.start)..cuts.partition_point(|&cut| cut < range.end);
+    let mut at = range.start;
+    let ends = cuts[within].iter().copied().chain([range.end]);
+    ends.map(|end| std::mem::replace(&mut at, end)..end).collect()
+}
+
 /// False if what was told ends within the piece, or there is no more room.
 fn push_allocation<D>(
     answer: &mut Answer,
@@ -275,11 +319,11 @@ fn push_allocation<D>(
     surveys: &[Survey<D>],
 ) -> bool {
     let bytes = &witness.bytes;
-    let Some(survey) = surveys.iter().find(|survey| Rc::ptr_eq(&survey.member, &witness.member)) else {
+    let Some(survey) = surveys.iter().find(|survey| survey.asked.lies_with(witness)) else {
         return answer.push(piece.array.clone(), 0);
     };
     let array_at = |byte: u64| piece.array.start + sectors(byte - bytes.start);
-    let mut start = survey.start;
+    let mut start = survey.asked.bytes.start;
     for extent in &survey.extents {
         let end = start + extent.len_bytes;
         let (from, to) = (start.max(bytes.start), end.min(bytes.end));

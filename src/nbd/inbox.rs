@@ -123,6 +123,8 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
     /// Throws the next `len` bytes away, as they come.
     pub(super) async fn skip(&mut self, len: usize) -> Result<(), SessionEnd> {
         let mut left = len;
+        // There is no place that they should be received into instead.
+        self.only_header = None;
         loop {
             let count = left.min(self.end - self.start);
             self.start += count;

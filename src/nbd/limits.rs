@@ -60,7 +60,7 @@ pub const MESSAGE_BYTES_PER_CONNECTION: usize = 3 * PAGE_BYTES;
 pub struct Limits {
     /// The whole handshake must be done by then: a silent client holds a connection no longer.
     pub handshake_timeout: Duration,
-    /// Options in one handshake: clients send about five.
+    /// Options in one handshake: clients send about five; one that lists exports two for each of them.
     pub options: usize,
     /// Requests taken and not yet answered: twice what the kernel's client has in flight.
     pub requests_in_flight: usize,
@@ -89,7 +89,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             handshake_timeout: Duration::from_secs(10),
-            options: 64,
+            options: 1024,
             requests_in_flight: 256,
             bytes_in_flight: 64 << 20,
             stall_timeout: Duration::from_secs(60),

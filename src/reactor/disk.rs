@@ -6,7 +6,7 @@
 //! - What is answered as durable was made so by the kernel: RWF_DSYNC, or an fdatasync that began after the writes.
 //! - A plain file whose length is no multiple of 512 ends in a sector that reads as zeroes behind the file's end.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -37,7 +37,8 @@ struct Inner {
     identity: Identity,
     geometry: Geometry,
     info: DeviceInfo,
-    zeroes_itself: bool,
+    /// It makes zeroes without writing them, until it has said otherwise.
+    zeroes_itself: Cell<bool>,
     /// Begun by the first question about extents; none if that was not possible.
     surveyor: OnceCell<Option<Surveyor>>,
 }
@@ -51,7 +52,7 @@ impl Disk {
     /// The disk on the calling reactor. Panics on any other thread.
     pub fn new(opened: OpenedDisk) -> Disk {
         let (identity, geometry, info) = (opened.identity(), opened.geometry(), opened.info());
-        let zeroes_itself = opened.zeroes_itself();
+        let zeroes_itself = Cell::new(opened.zeroes_itself());
         let file: Descriptor = Rc::new(opened.into_file());
         let (local, surveyor) = (Local::expect_current(), OnceCell::new());
         Disk(Rc::new(Inner { local, file, identity, geometry, info, zeroes_itself, surveyor }))
@@ -168,7 +169,7 @@ impl Device for Disk {
         if len_bytes == 0 {
             return Ok(());
         }
-        if !self.0.zeroes_itself {
+        if !self.0.zeroes_itself.get() {
             // The kernel would write them, one by one.
             return Err(IoError::from_errno(libc::EOPNOTSUPP, "write zeroes"));
         }
@@ -176,6 +177,9 @@ impl Device for Disk {
         let mut outcome = self.fallocate(first, offset_bytes, len_bytes).await;
         if zeroing == Zeroing::Unmap && is_unsupported(outcome) {
             outcome = self.fallocate(ZERO_RANGE, offset_bytes, len_bytes).await;
+        }
+        if is_unsupported(outcome) {
+            self.0.zeroes_itself.set(false);
         }
         outcome.map_err(|errno| io_error(errno, "write zeroes"))?;
         match fua {
@@ -185,7 +189,7 @@ impl Device for Disk {
     }
 
     async fn zeroes_fast(&self, _offset_bytes: u64, _len_bytes: u64) -> bool {
-        self.0.zeroes_itself && !self.0.info.read_only
+        self.0.zeroes_itself.get() && !self.0.info.read_only
     }
 
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
@@ -210,12 +214,16 @@ impl Device for Disk {
 
     async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
         let nothing = nothing_to_report(&range);
-        if kind != ExtentKind::Allocation || matches!(self.0.identity, Identity::BlockDevice { .. }) {
+        let geometry = &self.0.geometry;
+        // On FUSE, what the page cache holds may be unknown to who answers.
+        let is_blind = geometry.submission_waits && !geometry.direct;
+        let is_block_device = matches!(self.0.identity, Identity::BlockDevice { .. });
+        if kind != ExtentKind::Allocation || is_block_device || is_blind {
             return Ok(nothing);
         }
         let Some(surveyor) = self.0.surveyor.get_or_init(Surveyor::start) else { return Ok(nothing) };
-        let Ok(file) = self.0.file.as_fd().try_clone_to_owned() else { return Ok(nothing) };
-        Ok(surveyor.ask(file, range, max).await.unwrap_or(nothing))
+        let told = surveyor.ask(self.0.file.as_fd(), geometry.content_bytes, range, max).await;
+        Ok(told.unwrap_or(nothing))
     }
 
     fn in_flight(&self) -> usize {

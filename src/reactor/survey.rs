@@ -8,12 +8,16 @@
 //!   never answers.
 //! - A thread that hangs holds up the questions to its disk only, and no more than [`QUEUE`] of them. Further ones are
 //!   answered with nothing.
+//! - A descriptor is closed on the thread, never on the reactor: to close a file on FUSE can be to wait for its server.
+//! - Of a file that has become shorter nothing is told: a read there is an error, and not zeroes.
 
 #![allow(unsafe_code)] // an ioctl
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use futures_channel::oneshot;
@@ -32,45 +36,74 @@ const MAPPED_MAX: usize = 64;
 
 struct Question {
     file: OwnedFd,
+    content_bytes: u64,
     range: Range<u64>,
     max: usize,
     answer: oneshot::Sender<Option<Vec<Extent>>>,
 }
 
 /// The thread of one disk.
-pub(super) struct Surveyor(SyncSender<Question>);
+pub(super) struct Surveyor {
+    questions: SyncSender<Question>,
+    /// Questions whose descriptors are not closed yet.
+    open: Arc<AtomicUsize>,
+}
 
 impl Surveyor {
     /// `None` if there can be no thread.
     pub(super) fn start() -> Option<Surveyor> {
         let (sender, questions) = sync_channel::<Question>(QUEUE);
+        let open = Arc::new(AtomicUsize::new(0));
+        let still_open = open.clone();
         let work = move || {
-            for Question { file, range, max, answer } in questions {
+            for Question { file, content_bytes, range, max, answer } in questions {
                 let file = File::from(file);
-                let found = survey(&file, &range, max);
+                // After the disk has hung, most of those who asked have given up.
+                let is_awaited = !answer.is_canceled();
+                let found = if is_awaited { survey_all(&file, content_bytes, &range, max) } else { None };
                 drop(file);
+                still_open.fetch_sub(1, Ordering::Relaxed);
                 // Nobody waiting any more is no failure.
                 drop(answer.send(found));
             }
         };
         let thread = std::thread::Builder::new().name("survey".into()).spawn(work);
         thread.inspect_err(|error| tracing::warn!(%error, "no thread to look for holes")).ok()?;
-        Some(Surveyor(sender))
+        Some(Surveyor { questions: sender, open })
     }
 
-    /// The extents of a range; `None` where they cannot be told.
-    pub(super) async fn ask(&self, file: OwnedFd, range: Range<u64>, max: usize) -> Option<Vec<Extent>> {
+    /// The extents of a range of a file that should hold so many bytes; `None` where they cannot be told. Only one thread
+    /// asks.
+    pub(super) async fn ask(
+        &self,
+        file: BorrowedFd<'_>,
+        content_bytes: u64,
+        range: Range<u64>,
+        max: usize,
+    ) -> Option<Vec<Extent>> {
+        if self.open.load(Ordering::Relaxed) >= QUEUE {
+            return None;
+        }
+        let file = file.try_clone_to_owned().ok()?;
+        self.open.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = oneshot::channel();
-        self.0.try_send(Question { file, range, max, answer }).ok()?;
+        let question = Question { file, content_bytes, range, max, answer };
+        assert!(
+            self.questions.try_send(question).is_ok(),
+            "there is room, and the thread lives as long as this"
+        );
         receiver.await.ok().flatten()
     }
 }
 
 /// Blocks.
+fn survey_all(file: &File, content_bytes: u64, range: &Range<u64>, max: usize) -> Option<Vec<Extent>> {
+    let is_whole = || file.metadata().is_ok_and(|facts| facts.is_file() && facts.len() >= content_bytes);
+    // Before, and after: it may be cut meanwhile.
+    is_whole().then(|| survey(file, range, max)).flatten().filter(|_| is_whole())
+}
+
 fn survey(file: &File, range: &Range<u64>, max: usize) -> Option<Vec<Extent>> {
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
     let mut extents = Extents::new(max);
     let mut at = range.start;
     while at < range.end {
@@ -112,6 +145,7 @@ fn next_hole(file: &File, at: u64) -> Option<u64> {
 fn push_hole(extents: &mut Extents, file: &File, range: Range<u64>) -> bool {
     let mut at = range.start;
     while at < range.end {
+        let before = at;
         let Some(mapped) = fiemap(file, at..range.end) else {
             // A filesystem that cannot tell reserves nothing, either.
             return extents.push(range.end - at, HOLE | ZERO);
@@ -122,11 +156,17 @@ fn push_hole(extents: &mut Extents, file: &File, range: Range<u64>) -> bool {
         for allocated in mapped {
             let start = allocated.start.clamp(at, range.end);
             let end = allocated.end.clamp(start, range.end);
-            let start = start.next_multiple_of(SECTOR_BYTES).min(end);
+            // Whole sectors: what is there in part is not told apart.
+            let start = start.next_multiple_of(SECTOR_BYTES).min(range.end);
+            let end = if end < range.end { (end - end % SECTOR_BYTES).max(start) } else { end.max(start) };
             if !extents.push(start - at, HOLE | ZERO) || !extents.push(end - start, ZERO) {
                 return false;
             }
             at = end;
+        }
+        if at == before {
+            // Nothing but a part of a sector.
+            return extents.push(range.end - at, 0);
         }
     }
     true
@@ -198,14 +238,16 @@ fn fiemap(file: &File, range: Range<u64>) -> Option<Vec<Range<u64>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
 
+    use futures_util::FutureExt;
     use nix::fcntl::{FallocateFlags, fallocate};
 
     use super::*;
 
     fn found(file: &File, range: Range<u64>, max: usize) -> Vec<(u64, u32)> {
-        let extents = survey(file, &range, max).unwrap();
+        let extents = survey_all(file, 8 << 20, &range, max).unwrap();
         extents.iter().map(|extent| (extent.len_bytes, extent.state)).collect()
     }
 
@@ -239,7 +281,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_tells_nothing() {
-        assert_eq!(survey(&File::open("/dev/zero").unwrap(), &(0..4096), 10), None);
+    fn what_is_no_plain_file_or_has_become_shorter_tells_nothing() {
+        assert_eq!(survey_all(&File::open("/dev/zero").unwrap(), 0, &(0..4096), 10), None);
+        let file = sparse_file();
+        assert!(survey_all(&file, 8 << 20, &(0..4096), 10).is_some());
+        file.set_len(4 << 20).unwrap();
+        assert_eq!(survey_all(&file, 8 << 20, &(0..4096), 10), None);
+    }
+
+    #[test]
+    fn a_thread_that_hangs_holds_a_few_questions_and_nobody_else() {
+        let surveyor = Surveyor::start().unwrap();
+        let file = sparse_file();
+        // As if the thread had not come to them.
+        surveyor.open.store(QUEUE, Ordering::Relaxed);
+        assert_eq!(surveyor.ask(file.as_fd(), 0, 0..4096, 1).now_or_never(), Some(None));
+        surveyor.open.store(0, Ordering::Relaxed);
+        drop(surveyor.ask(file.as_fd(), 8 << 20, 0..4096, 1).now_or_never()); // given up at once, or answered
+        let mut asked = Box::pin(surveyor.ask(file.as_fd(), 8 << 20, 0..4096, 1));
+        let answer = loop {
+            if let Some(answer) = asked.as_mut().now_or_never() {
+                break answer;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(answer.unwrap()[0].state, HOLE | ZERO);
+        assert_eq!(surveyor.open.load(Ordering::Relaxed), 0);
     }
 }

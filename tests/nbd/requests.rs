@@ -224,3 +224,14 @@ fn what_the_device_answers_reaches_the_client() {
         assert_eq!(peer.read(0, 0, 1).await.unwrap(), [initial(0)]);
     });
 }
+
+#[test]
+fn a_refused_payload_is_drained_in_large_pieces() {
+    with_server(async |server| {
+        let mut peer = server.enter(false).await;
+        let before = peer.wire.taken();
+        assert_eq!(peer.write(0, END, &vec![1; 8 << 20]).await, ENOSPC);
+        let receives = peer.wire.taken() - before;
+        assert!(receives < 1000, "{receives} receives for 8 MiB");
+    });
+}

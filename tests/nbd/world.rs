@@ -169,12 +169,20 @@ struct Pipe {
     bytes: RefCell<VecDeque<u8>>,
     capacity: usize,
     closed: Cell<bool>,
+    /// How often something was taken.
+    takes: Cell<usize>,
     wakers: RefCell<Vec<Waker>>,
 }
 
 impl Pipe {
     fn new(capacity: usize) -> Pipe {
-        Pipe { bytes: RefCell::default(), capacity, closed: Cell::new(false), wakers: RefCell::default() }
+        Pipe {
+            bytes: RefCell::default(),
+            capacity,
+            closed: Cell::new(false),
+            takes: Cell::new(0),
+            wakers: RefCell::default(),
+        }
     }
 
     fn changed(&self) {
@@ -196,6 +204,7 @@ impl Pipe {
                 self.wakers.borrow_mut().push(context.waker().clone());
                 return Poll::Pending;
             }
+            self.takes.set(self.takes.get() + 1);
             let count = count.min(bytes.len());
             let taken = bytes.drain(..count).collect();
             drop(bytes);
@@ -252,6 +261,11 @@ impl Wire {
             out.extend(part);
         }
         out
+    }
+
+    /// How often the other end has received something.
+    pub fn taken(&self) -> usize {
+        self.outgoing.takes.get()
     }
 
     /// Some bytes; none at the end.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use raidd::engine::{AssembleOptions, Health, MemberState, SyncAction};
-use raidd::io::{Clock, Device, Fua, Pool};
+use raidd::io::extent::{BAD, DEGRADED, UNSYNCED};
+use raidd::io::{Clock, Device, ExtentKind, Fua, Pool};
 use raidd_sim::disk::Platter;
 use raidd_sim::model::superblock;
 use raidd_sim::random::Random;
-use raidd_sim::setup::{Making, Shape, assemble_array, load_disk, make_array, shape};
+use raidd_sim::setup::{Making, Shape, assemble_array, create_array, load_disk, make_array, shape};
 use raidd_sim::store::Luck;
 use raidd_sim::world::{Ended, World};
 
@@ -133,6 +134,51 @@ fn where_redundancy_is_exhausted_the_rest_is_saved() {
         assert_eq!(client.array.status().members[1].bad_sectors, 0);
         client.array.stop().await.unwrap();
         assert_agrees(&members);
+    });
+}
+
+/// The health of each block of the array.
+async fn health_of(client: &Client) -> Vec<u32> {
+    let mut health = Vec::new();
+    while health.len() < client.bytes.len() / 512 {
+        let rest = health.len() as u64 * 512..client.bytes.len() as u64;
+        for extent in client.array.extents(ExtentKind::Health, rest, 500).await.unwrap() {
+            health.extend((0..extent.len_bytes / 512).map(|_| extent.state));
+        }
+    }
+    health
+}
+
+#[test]
+fn nothing_is_called_lost_that_can_be_read() {
+    play(5, async |world, seed| {
+        // Before its first resync is done, parity decides what missing data is.
+        let disks = disks(&RAID6, seed);
+        let some: Vec<_> = disks.iter().take(RAID6.slots).cloned().map(Some).collect();
+        let array = create_array(&world, &RAID6, &some, 512, false, true).await.unwrap();
+        array.pause();
+        let mut client = Client::new(array, &world);
+        client.fill().await;
+        client.array.fail("disk1").await.unwrap();
+        client.check_all().await;
+        let health = health_of(&client).await;
+        assert!(health.iter().all(|state| state & BAD == 0), "{health:?}");
+        assert!(health.iter().all(|state| state & DEGRADED != 0));
+        assert!(health.iter().any(|state| state & UNSYNCED != 0), "the resync waits");
+    });
+    play(10, async |world, seed| {
+        let disks = disks(&RAID5, seed);
+        let client = filled(&world, &RAID5, &disks, true).await;
+        client.array.fail("disk1").await.unwrap();
+        spoil_lines(&disks[0], world.random(40), 1 + world.random(4));
+        client.array.add(new(&world, &disks[5]), [99; 16]).await.unwrap();
+        until_idle(&client).await;
+        let lost = blocks_out_of_reach(&client).await;
+        let health = health_of(&client).await;
+        assert!(health.iter().any(|state| state & DEGRADED != 0), "what is lost to a member is on record");
+        for (block, state) in health.iter().enumerate() {
+            assert!(state & BAD == 0 || lost.contains(&(block * 512)), "block {block} can be read");
+        }
     });
 }
 
