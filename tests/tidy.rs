@@ -47,10 +47,9 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.unwrap().path();
-            if path.is_dir() && path.ends_with("target") {
-                // What a hunt has built.
-            } else if path.is_dir() {
-                folders.push(path);
+            if path.is_dir() {
+                // Sources that a build has made are not ours.
+                folders.extend((!path.ends_with("target")).then_some(path));
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
                 let code: Vec<&str> =

@@ -19,6 +19,7 @@ use super::array::{Array, sectors};
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
+use super::roster::split;
 use crate::io::extent::{BAD, DEGRADED, DIRTY, Extents, RECOVERING, UNSYNCED, nothing_to_report};
 use crate::io::{Device, Extent, ExtentKind, Runtime};
 use crate::layout::{Geometry, Parity, Place, Stripe};
@@ -34,8 +35,6 @@ struct Piece {
     rows: Range<u64>,
     /// Where its data is: with copies, all of them.
     data: Vec<Place>,
-    /// Whose absence is felt there.
-    slots: Vec<MemberSlot>,
 }
 
 /// Who can tell whether a piece is a hole, and where it is on its device.
@@ -128,8 +127,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 });
                 let pieces = extents.map(|extent| {
                     let array = extent.array.0..(extent.array + extent.len).0;
-                    let slots = extent.copies.iter().map(|place| place.slot).collect();
-                    Piece { rows: array.clone(), array, data: extent.copies, slots }
+                    Piece { rows: array.clone(), array, data: extent.copies }
                 });
                 pieces.collect()
             }
@@ -174,30 +172,29 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             for rows in split(first..first + len, &cuts) {
                 let array = at + rows.start - first..at + rows.end - first;
                 let data = vec![Place { slot: stripe.data[location.data], sector: Sector(rows.start) }];
-                pieces.push(Piece { array, rows, data, slots: self.slots().collect() });
+                pieces.push(Piece { array, rows, data });
             }
             at += len;
         }
         pieces
     }
 
-    /// How many members a piece can be lost from before it is out of reach, and whether that is so now.
+    /// What has become of a piece's redundancy.
     fn piece_health(&self, piece: &Piece) -> u32 {
         let trust = self.trust(&piece.rows);
-        let sector_on = |slot: MemberSlot| {
-            // With copies, they lie in different places; in a stripe, in the same.
-            piece
-                .data
-                .iter()
-                .find(|place| place.slot == slot)
-                .map_or(piece.rows.start, |place| place.sector.0)
-        };
         let len = piece.rows.end - piece.rows.start;
-        let holds = |slot: MemberSlot| {
-            let start = sector_on(slot);
-            self.reader(slot, &(start..start + len)).is_some()
+        let holds = |place: &Place| {
+            let rows = place.sector.0..place.sector.0 + len;
+            self.reader(place.slot, &rows).is_some()
         };
-        let absent: Vec<MemberSlot> = piece.slots.iter().copied().filter(|&slot| !holds(slot)).collect();
+        // In a stripe everybody has a part in it, at the same sector.
+        let row = Sector(piece.rows.start);
+        let places: Vec<Place> = match &self.geometry {
+            Geometry::Parity(_) => self.slots().map(|slot| Place { slot, sector: row }).collect(),
+            Geometry::Copies(_) => piece.data.clone(),
+        };
+        let absent: Vec<MemberSlot> =
+            places.iter().filter(|place| !holds(place)).map(|place| place.slot).collect();
         let mut state = 0;
         if !absent.is_empty() {
             state |= DEGRADED;
@@ -300,15 +297,6 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         });
         join_all(asked).await.into_iter().all(|fast| fast)
     }
-}
-
-/// A range, split at those of the cuts (ascending) that lie in it.
-fn split(range: Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
-    let within =
-        cuts.partition_point(|&cut| cut <= range.start)..cuts.partition_point(|&cut| cut < range.end);
-    let mut at = range.start;
-    let ends = cuts[within].iter().copied().chain([range.end]);
-    ends.map(|end| std::mem::replace(&mut at, end)..end).collect()
 }
 
 /// False if what was told ends within the piece, or there is no more room.

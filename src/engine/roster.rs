@@ -195,9 +195,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Rows, cut where members begin or cease to hold what they should. What one holds must not be worked out from parity
     /// because it lacks the rows beside it: on a new array parity may say something else.
     pub(super) fn cut(&self, rows: Range<u64>) -> Vec<Range<u64>> {
-        let mut at = rows.start;
-        let ends = self.cuts(&rows).into_iter().chain([rows.end]);
-        ends.map(|end| std::mem::replace(&mut at, end)..end).collect()
+        split(rows.clone(), &self.cuts(&rows))
     }
 
     /// Members that are being filled, and how far they have come.
@@ -205,4 +203,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let roster = self.roster.borrow();
         roster.seated().filter_map(|member| Some((member.clone(), member.cursor()?))).collect()
     }
+}
+
+/// A range, split at those of the cuts (ascending) that lie in it.
+pub(super) fn split(range: Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
+    let first = cuts.partition_point(|&cut| cut <= range.start);
+    let ends = cuts[first..].iter().copied().take_while(|&cut| cut < range.end).chain([range.end]);
+    let mut at = range.start;
+    ends.map(|end| std::mem::replace(&mut at, end)..end).collect()
 }

@@ -195,12 +195,21 @@ pub fn option_bytes(option: u32, data: &[u8]) -> Vec<u8> {
 }
 
 pub fn request_bytes(command: u16, flags: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
-    let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+    headed_bytes(0x2560_9513, command, flags, cookie, offset, &length.to_be_bytes())
+}
+
+/// A request with an extended header.
+pub fn extended_bytes(command: u16, flags: u16, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
+    headed_bytes(0x21e4_1c71, command, flags, cookie, offset, &length.to_be_bytes())
+}
+
+fn headed_bytes(magic: u32, command: u16, flags: u16, cookie: u64, offset: u64, length: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_be_bytes().to_vec();
     bytes.extend(flags.to_be_bytes());
     bytes.extend(command.to_be_bytes());
     bytes.extend(cookie.to_be_bytes());
     bytes.extend(offset.to_be_bytes());
-    bytes.extend(length.to_be_bytes());
+    bytes.extend(length);
     bytes
 }
 
@@ -210,17 +219,6 @@ pub fn meta_data(name: &[u8], queries: &[&[u8]]) -> Vec<u8> {
     let mut data = [text(name), (queries.len() as u32).to_be_bytes().to_vec()].concat();
     data.extend(queries.iter().flat_map(|query| text(query)));
     data
-}
-
-/// A request with an extended header.
-pub fn extended_bytes(command: u16, flags: u16, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
-    let mut bytes = 0x21e4_1c71_u32.to_be_bytes().to_vec();
-    bytes.extend(flags.to_be_bytes());
-    bytes.extend(command.to_be_bytes());
-    bytes.extend(cookie.to_be_bytes());
-    bytes.extend(offset.to_be_bytes());
-    bytes.extend(length.to_be_bytes());
-    bytes
 }
 
 /// One chunk of a structured reply.
