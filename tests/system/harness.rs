@@ -103,7 +103,7 @@ fn run_command(command: &mut Command) -> Ran {
     Ran { status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-fn raidctl_program() -> PathBuf {
+pub fn raidctl_program() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_raidd")).with_file_name("raidctl");
     assert!(program.exists(), "{} is not built: cargo build --workspace first", program.display());
     program

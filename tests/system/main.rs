@@ -22,4 +22,5 @@ mod restart;
 mod returning;
 mod tls;
 mod verify_fio;
+mod vm;
 mod watch;

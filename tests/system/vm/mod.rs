@@ -1,0 +1,7 @@
+//! The real kernel's md and nbd drivers, in guests (`rig`): hosts that build and test raidd often have neither.
+//!
+//! A test is a shell script that a guest runs (`*.sh` here), and what is made of its words. Images of members are sparse
+//! files that pass between raidd on the host, raidd in a guest, and md in a guest.
+
+mod interop;
+mod rig;
