@@ -84,6 +84,8 @@ pub(super) struct Terms {
     pub(super) framing: Framing,
     /// What BLOCK_STATUS answers; none without SET_META_CONTEXT.
     pub(super) contexts: Contexts,
+    /// What the client gets no answer to, it asks again by another connection.
+    pub(super) resends: bool,
 }
 
 impl Terms {
@@ -126,7 +128,13 @@ impl Terms {
             read_block_bytes: info.read_block_bytes.max(1),
             framing,
             contexts,
+            resends: false,
         }
+    }
+
+    /// The kernel's: it knows nothing but simple replies, and asks again what was not answered.
+    pub(super) fn of_kernel(info: &DeviceInfo, pools: &Pools) -> Terms {
+        Terms { resends: true, ..Terms::new(info, pools, Framing::Simple, Contexts::NONE) }
     }
 
     /// The same for a client that was told the block sizes and has to obey them.

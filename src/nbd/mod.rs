@@ -38,6 +38,6 @@ mod wire;
 pub use client::{Client, ClientError};
 pub use export::{Attached, Export, ExportInfo, Exports};
 pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
-pub use session::{SessionEnd, serve};
+pub use session::{SessionEnd, serve, serve_kernel};
 pub use stop::Stop;
 pub use wire::Errno;
