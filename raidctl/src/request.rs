@@ -85,8 +85,17 @@ impl Daemon {
 
     /// Stops an array.
     pub fn stop(&self, name: &str, force: bool) -> Result<(), Failure> {
+        self.end(name, "stop", force)
+    }
+
+    /// Takes an array's block device away.
+    pub fn detach(&self, name: &str, force: bool) -> Result<(), Failure> {
+        self.end(name, "detach", force)
+    }
+
+    fn end(&self, name: &str, verb: &str, force: bool) -> Result<(), Failure> {
         let body = serde_json::json!({ "force": force });
-        self.ask(Method::POST, &format!("/v1/arrays/{}/stop", escaped(name)), Some(&body))
+        self.ask(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(&body))
             .map(drop)
             .map_err(|error| self.explain(error))
     }

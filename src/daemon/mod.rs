@@ -6,6 +6,7 @@
 
 mod access;
 mod array_home;
+mod attach;
 pub mod config;
 mod event_log;
 mod exports;
@@ -58,6 +59,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     signals.thread_block().context("cannot block signals")?;
 
     allow_many_files();
+    serve_local_disks();
     let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
     let state = StateDir::open(&config.state_dir).map_err(|why| anyhow!(why))?;
     let socket = control::bind(&config.control)?;
@@ -86,6 +88,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
     let upkeep = known.spawn(upkeep::run(operator.clone()));
+    let keeping = known.spawn(attach::keep(operator.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let nbd: Vec<String> = config.nbd.iter().map(ToString::to_string).collect();
     tracing::info!(control = %config.control.display(), ?nbd, "ready");
@@ -94,6 +97,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!(%signal, "stopping");
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
     upkeep.abort();
+    keeping.abort();
     for place in &places {
         listening::remove(place);
     }
@@ -125,6 +129,15 @@ fn allow_many_files() {
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files cannot be raised; it limits the number of clients");
+    }
+}
+
+/// Says that the machine's own disks may be behind this process: memory that it asks for is never waited for until pages
+/// have been written to a disk, which may be one of ours. Also before any thread is started, as they inherit it.
+fn serve_local_disks() {
+    // Only root may; who is not attaches nothing.
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        tracing::debug!(%error, "not an I/O flusher: arrays should not be mounted on this machine");
     }
 }
 

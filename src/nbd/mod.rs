@@ -36,7 +36,7 @@ mod transmission;
 mod wire;
 
 pub use client::{Client, ClientError};
-pub use export::{Attached, Export, ExportInfo, Exports};
+pub use export::{Attached, Export, ExportInfo, Exports, kernel_flags};
 pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
 pub use session::{SessionEnd, serve, serve_kernel};
 pub use stop::Stop;
