@@ -184,7 +184,7 @@ Example:
     Attach(AttachOptions),
 
     /// Take that block device away
-    #[command(after_help = "Example:\n  umount /mnt && raidctl detach vol0")]
+    #[command(after_help = "Example:\n  raidctl detach vol0")]
     Detach {
         /// The array
         name: String,
