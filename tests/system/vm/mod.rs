@@ -4,5 +4,6 @@
 //! files that pass between raidd on the host, raidd in a guest, and md in a guest.
 
 mod attach;
+mod filesystem;
 mod interop;
 mod rig;

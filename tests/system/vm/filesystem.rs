@@ -1,0 +1,45 @@
+//! Filesystems of the guest's kernel on attached arrays.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::rig::{Guest, can_run, said, with_disks};
+
+/// What an empty filesystem keeps of a member's space: its log, for the most part.
+const KEPT_MIB_MAX: u64 = 40;
+
+fn a_member_fails_under(kind: &str, level: &str, members: usize, mib: u64) {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut guest = Guest::new(include_str!("filesystem.sh")).patience(240);
+    let names = ["/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"];
+    for argument in [kind, level].iter().chain(&names[..=members]) {
+        guest = guest.argument(*argument);
+    }
+    let output = with_disks(guest, folder.path(), members + 1, mib).run().ok();
+    assert_eq!(said(&output, "members"), format!("[{}]", "U".repeat(members)));
+    assert_eq!(said(&output, "mismatches"), "\"mismatches\":0");
+    assert_eq!(said(&output, "io errors"), "0");
+    let written_mib: u64 = said(&output, "written").strip_suffix(" MiB").unwrap().parse().unwrap();
+    assert!(
+        written_mib > 2 * KEPT_MIB_MAX,
+        "too little was written to tell whether it was given back: {written_mib} MiB"
+    );
+    let left =
+        |index: usize| std::fs::metadata(folder.path().join(format!("disk{index}"))).unwrap().blocks() / 2048;
+    // vda, the spare, is a member by now; vdb has failed and was not told.
+    for index in [0].into_iter().chain(2..=members) {
+        assert!(left(index) < KEPT_MIB_MAX, "disk{index} still has {} MiB of {written_mib}", left(index));
+    }
+}
+
+#[test]
+fn ext4_on_raid5_outlives_a_member() {
+    a_member_fails_under("ext4", "5", 3, 128);
+}
+
+#[test]
+fn xfs_on_raid6_outlives_a_member() {
+    a_member_fails_under("xfs", "6", 4, 192);
+}
