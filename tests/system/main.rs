@@ -17,6 +17,7 @@ mod members;
 mod mounted;
 mod pki;
 mod ppl;
+mod reconnect;
 mod recovery;
 mod restart;
 mod returning;
