@@ -43,3 +43,16 @@ fn ext4_on_raid5_outlives_a_member() {
 fn xfs_on_raid6_outlives_a_member() {
     a_member_fails_under("xfs", "6", 4, 192);
 }
+
+#[test]
+fn memory_full_of_what_is_to_be_written_is_no_deadlock() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let guest = Guest::new(include_str!("memory.sh")).memory_mib(256).patience(240);
+    let output = with_disks(guest, folder.path(), 3, 220).run().ok();
+    assert_ne!(said(&output, "locked"), "0", "raidd may be paged out");
+    assert_eq!(said(&output, "size"), (180u64 << 20).to_string());
+    assert_eq!(said(&output, "io errors"), "0");
+}

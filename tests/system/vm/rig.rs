@@ -137,6 +137,11 @@ impl Guest {
         self
     }
 
+    /// So much memory instead of half a GiB.
+    pub fn memory_mib(self, memory_mib: u32) -> Guest {
+        Guest { memory_mib, ..self }
+    }
+
     /// How long it may take; two minutes unless told otherwise.
     pub fn patience(self, seconds: u64) -> Guest {
         Guest { patience: Duration::from_secs(seconds), ..self }
