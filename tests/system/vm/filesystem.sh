@@ -1,13 +1,13 @@
-# A filesystem on an attached array: a member fails under load, a spare takes over, everything is still there; what is
-# deleted goes back to the members.
-#   filesystem ext4|xfs LEVEL SPARE MEMBER...
+# A filesystem on an attached array: a member fails, or hangs, under load, a spare takes over, everything is still there;
+# what is deleted goes back to the members.
+#   filesystem ext4|xfs fail|hang LEVEL SPARE MEMBER...
 . /lib/vm.sh
-kind=$1 level=$2 spare=$3
-shift 3
+kind=$1 trouble=$2 level=$3 spare=$4
+shift 4
 modprobe nbd nbds_max=1
 [ "$kind" != xfs ] || modprobe xfs || fail "no xfs"
 
-raidd_start
+raidd_start --enable-fault-injection
 raidctl create vol0 --level "$level" --chunk 64K --init zero --spare "$spare" "$@" >/dev/null || fail create
 raidctl attach vol0 /dev/nbd0 >/dev/null || fail attach
 case $kind in
@@ -49,13 +49,18 @@ rounds() {      # waits until every worker has done so many
     done
 }
 rounds 1
-raidctl fail vol0 "$1" || fail "raidctl fail"
+case $trouble in
+    fail) raidctl fail vol0 "$1" || fail "raidctl fail" ;;
+    hang) raidctl tune vol0 member_timeout=1s && raidctl inject vol0 "$1" hang || fail "raidctl inject" ;;
+esac
 rounds 2
 touch /run/enough
 wait_for_workers() { while pgrep -f "cp -r" >/dev/null || [ "$(cat /run/round.a)" != "$before" ]; do before=$(cat /run/round.a); sleep 1; done; }
 before=
 wait_for_workers
+[ $trouble = fail ] || raidctl inject vol0 "$1" clear 2>/dev/null   # it may be gone by now
 raidctl wait vol0 || fail "no spare took over: $(raidctl status vol0)"
+echo "faulty: $(raidctl --json status vol0 | grep -c '"state":"faulty"')"
 echo "members: $(raidctl status vol0 | grep -o '\[[U_]*\]' | head -n 1)"
 
 compare() {
@@ -78,6 +83,7 @@ umount /mnt
 raidctl scrub vol0 && raidctl wait vol0 || fail scrub
 echo "mismatches: $(raidctl --json status vol0 | grep -o '"mismatches":[0-9]*')"
 echo "written: $((written / 2048)) MiB"
+echo "timeouts: $(dmesg | grep -c 'nbd0.*timed out')"
 io_errors
 echo "io errors: $(io_errors | wc -l)"
 raidctl detach vol0 || fail detach
