@@ -83,9 +83,9 @@ impl Daemon {
         self.told(Method::GET, &format!("/v1/arrays/{}/findings", escaped(name)), None::<&()>)
     }
 
-    /// Stops an array.
-    pub fn stop(&self, name: &str, force: bool) -> Result<(), Failure> {
-        let body = serde_json::json!({ "force": force });
+    /// Stops an array, and with `release` has the daemon forget it.
+    pub fn stop(&self, name: &str, force: bool, release: bool) -> Result<(), Failure> {
+        let body = serde_json::json!({ "force": force, "release": release });
         self.ask(Method::POST, &format!("/v1/arrays/{}/stop", escaped(name)), Some(&body))
             .map(drop)
             .map_err(|error| self.explain(error))

@@ -110,11 +110,11 @@ impl Operator {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, StateDir> {
+    pub(super) fn state(&self) -> MutexGuard<'_, StateDir> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -446,7 +446,7 @@ impl Operator {
         Ok(Reply::Done)
     }
 
-    async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
+    pub(super) async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
         let name = &entry.name;
         let clients = entry.close(force).map_err(|connected| {
             let why = format!(
@@ -548,7 +548,8 @@ impl control::Operator for Operator {
             Command::Create(spec) => self.create(spec).await,
             Command::Assemble(request) => self.assemble(request).await,
             Command::AssembleScan => self.scan().await,
-            Command::Stop { name, force } => self.stop(&name, force).await,
+            Command::Stop { name, force, release: false } => self.stop(&name, force).await,
+            Command::Stop { name, force, release: true } => self.release(&name, force).await,
             Command::List => self.list().await,
             Command::Status { name } => self.status(&name).await,
             Command::Fail { name, device } => self.fail(&name, device).await,

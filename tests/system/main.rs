@@ -13,6 +13,7 @@ mod harness;
 mod limits;
 mod load;
 mod maps;
+mod mdadm_conf;
 mod members;
 mod mounted;
 mod pki;
