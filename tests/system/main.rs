@@ -3,6 +3,7 @@
 //! Each test has a daemon, a folder and disks of its own, and leaves nothing behind, also when it fails. A test that
 //! lacks a tool or a right prints a line `SKIPPED: why` and ends.
 
+mod activation;
 mod bad_input;
 mod clients;
 mod crashed_ext4;
