@@ -23,6 +23,7 @@ mod recovery;
 mod restart;
 mod returning;
 mod tls;
+mod units;
 mod verify_fio;
 mod vm;
 mod watch;
