@@ -12,6 +12,7 @@
 //! - [`nbd`]: the protocol, over any stream, serving any device
 //! - [`tls`]: a stream around a stream, made secret when the peer asks for it
 //! - [`reactor`]: io_uring, the executor, timers, disks and sockets
+//! - [`netlink`]: the kernel's nbd driver, which makes block devices out of sockets
 //! - [`api`]: the words of the control interface
 //! - [`control`]: HTTP and JSON on a socket
 //! - [`daemon`]: puts it all together
@@ -25,6 +26,7 @@ pub mod parity;
 
 pub mod engine;
 pub mod nbd;
+pub mod netlink;
 pub mod reactor;
 pub mod tls;
 

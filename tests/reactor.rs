@@ -834,3 +834,23 @@ fn a_panic_ends_the_reactor_and_reaches_who_joins() {
 fn the_runtime_is_for_reactors() {
     runtime();
 }
+
+#[test]
+fn a_peer_that_only_sends_no_more_has_not_hung_up() {
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let heard = on_reactor(move || async move {
+        let socket = Socket::from_fd(near.into());
+        let pool = Pool::new(1 << 20).unwrap();
+        let mut heard = vec![socket.hung_up()];
+        far.write_all(b"asked").unwrap();
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        let (count, _) = socket.recv(pool.try_alloc(4096).unwrap()).await.unwrap();
+        heard.push(count != 5 || socket.hung_up());
+        far.shutdown(std::net::Shutdown::Both).unwrap();
+        // Whatever the ring tells after the hang-up, it tells of that as well.
+        let (count, _) = socket.recv(pool.try_alloc(4096).unwrap()).await.unwrap();
+        heard.extend([count == 0, socket.hung_up(), socket.hung_up()]);
+        heard
+    });
+    assert_eq!(heard, [false, false, true, true, true]);
+}

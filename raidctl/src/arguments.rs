@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use raidd::api::{
-    AssembleArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
+    AssembleArray, AttachArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
     parse_duration_ms, parse_size, parse_uuid, valid_name,
 };
 
@@ -179,6 +179,25 @@ Example:
         /// Show what the last or the running scrub found: where, and which member lied
         #[arg(long, conflicts_with_all = ["repair", "stop"])]
         findings: bool,
+    },
+
+    /// Make an array a block device of this machine, now and after every start of raidd; prints the device
+    #[command(after_help = "\
+The kernel's nbd driver must be loaded: modprobe nbd. While raidd is away (restarted, upgraded, killed) I/O waits.
+
+Example:
+  raidctl attach vol0 /dev/nbd0 && mount /dev/nbd0 /mnt
+  raidctl attach vol0 --connections 4 --wait 1h")]
+    Attach(AttachOptions),
+
+    /// Take that block device away
+    #[command(after_help = "Example:\n  umount /mnt && raidctl detach vol0")]
+    Detach {
+        /// The array
+        name: String,
+        /// Although it is in use: whoever uses it gets I/O errors
+        #[arg(long)]
+        force: bool,
     },
 
     /// Hold the sync action (resync, recovery, scrub) where it is
@@ -362,6 +381,30 @@ impl CreateOptions {
         };
         request.check()?;
         Ok(request)
+    }
+}
+
+/// Options of `attach`.
+#[derive(Debug, Args)]
+pub struct AttachOptions {
+    /// The array
+    name: String,
+    /// The device: /dev/nbd and a number [default: the first that is free]
+    device: Option<String>,
+    /// Connections between the kernel and raidd [default: one for each reactor, two at least]
+    #[arg(long, value_name = "N")]
+    connections: Option<u32>,
+    /// How long I/O waits for a raidd that is away before it fails [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration_ms)]
+    wait: Option<u64>,
+}
+
+impl AttachOptions {
+    /// The array, and the request. An error is a usage error.
+    pub fn request(self) -> Result<(String, AttachArray), String> {
+        let how = AttachArray { device: self.device, connections: self.connections, wait_ms: self.wait };
+        how.check()?;
+        Ok((self.name, how))
     }
 }
 

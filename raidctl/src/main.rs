@@ -92,6 +92,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::ReadOnly { name } => change(control, json, &name, "readonly", &json!({})),
         Command::ReadWrite { name } => change(control, json, &name, "readwrite", &json!({})),
+        Command::Attach(options) => {
+            let (name, how) = options.request().map_err(Failure::Usage)?;
+            let array = Daemon::at(control)?.change(&name, "attach", &how)?;
+            if json { document(&array) } else { output(render::device(&array).as_bytes()) }
+        }
+        Command::Detach { name, force } => Daemon::at(control)?.detach(&name, force),
         Command::Pause { name } => change(control, json, &name, "pause", &json!({})),
         Command::Resume { name } => change(control, json, &name, "resume", &json!({})),
         Command::Wait { name, timeout } => {

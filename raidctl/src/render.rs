@@ -73,6 +73,7 @@ pub fn status(array: &Status) -> String {
             None => "not exported".to_owned(),
         },
     ));
+    lines.extend(array.device.iter().map(|device| ("Device", printable(device))));
     let paused = if array.sync_paused && array.sync.action != SyncAction::Idle { ", paused" } else { "" };
     lines.extend(array.last_scrub_unix_seconds.map(|seconds| ("Last scrub", moment(seconds))));
     lines.push(("Sync", progress(&array.sync) + paused));
@@ -85,6 +86,11 @@ pub fn status(array: &Status) -> String {
     text.push('\n');
     text.push_str(&members(array));
     text
+}
+
+/// The block device that an array is.
+pub fn device(array: &Status) -> String {
+    array.device.iter().map(|device| format!("{}\n", printable(device))).collect()
 }
 
 /// Settings, as `tune` takes them.
@@ -334,6 +340,7 @@ mod tests {
             sync_paused: false,
             tuning: None,
             last_scrub_unix_seconds: None,
+            device: None,
         }
     }
 

@@ -85,8 +85,16 @@ impl Daemon {
 
     /// Stops an array, and with `release` has the daemon forget it.
     pub fn stop(&self, name: &str, force: bool, release: bool) -> Result<(), Failure> {
-        let body = serde_json::json!({ "force": force, "release": release });
-        self.ask(Method::POST, &format!("/v1/arrays/{}/stop", escaped(name)), Some(&body))
+        self.end(name, "stop", &serde_json::json!({ "force": force, "release": release }))
+    }
+
+    /// Takes an array's block device away.
+    pub fn detach(&self, name: &str, force: bool) -> Result<(), Failure> {
+        self.end(name, "detach", &serde_json::json!({ "force": force }))
+    }
+
+    fn end(&self, name: &str, verb: &str, body: &impl Serialize) -> Result<(), Failure> {
+        self.ask(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(body))
             .map(drop)
             .map_err(|error| self.explain(error))
     }

@@ -52,7 +52,7 @@ impl Operator for Fake {
         if name == "gone" {
             return Err(Problem::no_such_array(&name));
         }
-        if matches!(command, api::Command::Stop { .. }) {
+        if matches!(command, api::Command::Stop { .. } | api::Command::Detach { .. }) {
             return Ok(Reply::Done);
         }
         Ok(Reply::Array(Box::new(array(&name, &warnings))))
@@ -98,6 +98,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         sync_paused: false,
         tuning: None,
         last_scrub_unix_seconds: None,
+        device: None,
     }
 }
 
@@ -170,6 +171,9 @@ fn usage_errors_end_with_2() {
         &["replace", "vol0", "/a"],
         &["scrub", "vol0", "--repair", "--stop"],
         &["tune", "vol0", "colour=red"],
+        &["attach", "vol0", "/dev/sda"],
+        &["attach", "vol0", "--connections", "0"],
+        &["attach", "vol0", "--wait", "1500ms"],
         &["wait", "vol0", "--timeout", "5"],
         &["watch", "--count", "0"],
         &["scrub", "vol0", "--findings", "--stop"],
@@ -253,6 +257,20 @@ fn every_command_reaches_the_daemon() {
         (&["readwrite", "größe"], api::Command::ReadWrite { name: name() }),
         (&["pause", "größe"], api::Command::Pause { name: name() }),
         (&["resume", "größe"], api::Command::Resume { name: name() }),
+        (&["attach", "größe"], api::Command::Attach { name: name(), how: api::AttachArray::default() }),
+        (
+            &["attach", "größe", "/dev/nbd3", "--connections", "4", "--wait", "1h"],
+            api::Command::Attach {
+                name: name(),
+                how: api::AttachArray {
+                    device: Some("/dev/nbd3".to_owned()),
+                    connections: Some(4),
+                    wait_ms: Some(3_600_000),
+                },
+            },
+        ),
+        (&["detach", "größe"], api::Command::Detach { name: name(), force: false }),
+        (&["detach", "größe", "--force"], api::Command::Detach { name: name(), force: true }),
         (&["wait", "größe"], api::Command::Status { name: name() }),
         (
             &["tune", "größe", "recovery_max=1M", "member_timeout=2s"],

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attach::AttachArray;
 use super::text::parse_level;
 use super::{ConsistencyPolicy, Fault, Findings, Status, Tuning, parse_uuid, valid_name};
 
@@ -117,6 +118,22 @@ pub enum Command {
         /// The settings to change.
         tuning: Tuning,
     },
+    /// Makes it a block device of this machine's kernel, now and after every later start. Legal while the array runs and is
+    /// not attached. Answers [`Reply::Array`].
+    Attach {
+        /// The array.
+        name: String,
+        /// How.
+        how: AttachArray,
+    },
+    /// Takes that device away. Legal where nobody uses it, unless forced; also while the array does not run. Answers
+    /// [`Reply::Done`].
+    Detach {
+        /// The array.
+        name: String,
+        /// Also a device in use: whoever does gets I/O errors.
+        force: bool,
+    },
     /// Makes something go wrong with a member. Legal only where raidd was started for that. Answers [`Reply::Array`].
     Inject {
         /// The array.
@@ -161,6 +178,8 @@ impl Command {
             | Command::Pause { name }
             | Command::Resume { name }
             | Command::Tune { name, .. }
+            | Command::Attach { name, .. }
+            | Command::Detach { name, .. }
             | Command::Inject { name, .. } => Some(name),
         }
     }

@@ -10,6 +10,7 @@
 //! - What may be refused by looking at the words alone is refused by the `check` of the request, with the same sentence
 //!   wherever it is called: raidctl makes a usage error of it, the server a [`Problem`].
 
+mod attach;
 mod command;
 mod event;
 mod fault;
@@ -19,6 +20,9 @@ mod status;
 mod text;
 mod tuning;
 
+pub use attach::{
+    ATTACH_CONNECTIONS_MAX, ATTACH_WAIT_MS_DEFAULT, ATTACH_WAIT_MS_MAX, ATTACH_WAIT_MS_MIN, AttachArray,
+};
 pub use command::{
     AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply, Scrub, check_path,
 };

@@ -64,6 +64,9 @@ pub struct Status {
     /// When the last whole check or repair ended, in seconds since 1970 (UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scrub_unix_seconds: Option<u64>,
+    /// The block device of this machine that it is attached as: `/dev/nbd0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 impl Status {
@@ -310,6 +313,7 @@ mod tests {
             sync_paused: false,
             tuning: None,
             last_scrub_unix_seconds: None,
+            device: None,
         }
     }
 

@@ -14,6 +14,8 @@
 //! | `GET /v1/arrays/{name}/findings` | what scrubs found | 200, the findings |
 //! | `POST /v1/arrays/{name}/pause`, `resume`, `readonly`, `readwrite` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
+//! | `POST /v1/arrays/{name}/attach` | attach; body `{"device":PATH,"connections":N,"wait_ms":MS}` or parts of it | 200, the status document |
+//! | `POST /v1/arrays/{name}/detach` | detach; body `{"force":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
 //! | `GET /healthz` | | 200, whenever the server lives |
@@ -37,8 +39,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{BODY_BYTES_MAX, Operator};
 use crate::api::{
-    AssembleArray, Command, CreateArray, Event, Fault, Problem, ProblemCode, Reply, Scrub, Status, Tuning,
-    check_path,
+    AssembleArray, AttachArray, Command, CreateArray, Event, Fault, Problem, ProblemCode, Reply, Scrub,
+    Status, Tuning, check_path,
 };
 
 /// The routes, served by `operator`.
@@ -64,6 +66,8 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}/readonly", post(read_only::<O>))
         .route("/v1/arrays/{name}/readwrite", post(read_write::<O>))
         .route("/v1/arrays/{name}/tune", post(tune::<O>))
+        .route("/v1/arrays/{name}/attach", post(attach::<O>))
+        .route("/v1/arrays/{name}/detach", post(detach::<O>))
         .route("/v1/arrays/{name}/inject", post(inject::<O>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
@@ -83,6 +87,13 @@ impl From<Problem> for Refusal {
 type Answer = Result<Response, Refusal>;
 type Name = Result<Path<String>, PathRejection>;
 type Body = Result<Bytes, BytesRejection>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetachBody {
+    #[serde(default)]
+    force: bool,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -270,6 +281,19 @@ async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
     let tuning: Tuning = parse(body)?;
     tuning.check().map_err(invalid)?;
     run(operator, Command::Tune { name, tuning }).await
+}
+
+async fn attach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let how: AttachArray = parse(body)?;
+    how.check().map_err(invalid)?;
+    run(operator, Command::Attach { name, how }).await
+}
+
+async fn detach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let DetachBody { force } = parse(body)?;
+    run(operator, Command::Detach { name, force }).await
 }
 
 async fn inject<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {

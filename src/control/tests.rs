@@ -11,8 +11,8 @@ use tokio::sync::broadcast;
 
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem, ProblemCode, Reply,
-    Scrub, Status, SyncStatus, Tuning,
+    ArrayState, AttachArray, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem,
+    ProblemCode, Reply, Scrub, Status, SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -38,7 +38,7 @@ impl Operator for Fake {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         self.ended.lock().unwrap().push(name.clone());
-        if matches!(command, Command::Stop { .. }) {
+        if matches!(command, Command::Stop { .. } | Command::Detach { .. }) {
             return Ok(Reply::Done);
         }
         if matches!(command, Command::Findings { .. }) {
@@ -87,6 +87,7 @@ fn array(name: &str) -> Status {
         sync_paused: false,
         tuning: None,
         last_scrub_unix_seconds: None,
+        device: None,
     }
 }
 
@@ -188,7 +189,11 @@ fn every_command_has_its_route() {
     ] {
         let name = "vol0".to_owned();
         assert_eq!(server.ask("POST", "/v1/arrays/vol0/stop", body), (204, String::new()));
-        assert_eq!(server.asked(), vec![Command::Stop { name, force, release }]);
+        assert_eq!(server.asked(), vec![Command::Stop { name: name.clone(), force, release }]);
+        if !release {
+            assert_eq!(server.ask("POST", "/v1/arrays/vol0/detach", body), (204, String::new()));
+            assert_eq!(server.asked(), vec![Command::Detach { name, force }]);
+        }
     }
 
     assert_eq!(server.ask("POST", "/v1/arrays/vol0/fail", r#"{"device":"/dev/sda"}"#).0, 200);
@@ -215,6 +220,15 @@ fn every_command_has_its_route() {
         ("pause", "", Command::Pause { name: name() }),
         ("resume", "{}", Command::Resume { name: name() }),
         ("tune", r#"{"recovery_max":5,"member_timeout_ms":1000}"#, Command::Tune { name: name(), tuning }),
+        ("attach", "", Command::Attach { name: name(), how: AttachArray::default() }),
+        (
+            "attach",
+            r#"{"device":"/dev/nbd1","connections":4}"#,
+            Command::Attach {
+                name: name(),
+                how: AttachArray { device: Some("/dev/nbd1".into()), connections: Some(4), wait_ms: None },
+            },
+        ),
         (
             "inject",
             r#"{"device":"/dev/sda","fault":"latency=5ms"}"#,

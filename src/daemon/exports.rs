@@ -139,23 +139,46 @@ impl Service {
                 return;
             }
         };
+        let tls = door.tls.clone();
+        self.spread(move |service| async move {
+            let all = ALL.with(Stop::clone);
+            let stream = TlsStream::new(Socket::from_fd(socket), tls, service.ciphertext);
+            let exports = LocalExports {
+                registry: service.registry,
+                access: service.access,
+                source,
+                identity: stream.identity(),
+            };
+            let end = nbd::serve(stream, exports, runtime(), service.pools, Limits::default(), all).await;
+            tracing::debug!(?source, %end, "client gone");
+        });
+    }
+
+    /// Serves an array to the kernel, whose end of the connection is the other of `socket`'s; then calls `on_end`.
+    pub fn serve_kernel(&self, entry: &Arc<Entry>, socket: OwnedFd, on_end: impl FnOnce() + Send + 'static) {
+        let entry = entry.clone();
+        self.spread(move |service| async move {
+            let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
+            // An array that is being stopped lets nobody in: dropping the socket says so.
+            if let (Some(array), Some(attached)) = (remote(&entry).await, hold(&entry)) {
+                let (pools, limits) = (service.pools, Limits::default());
+                let end = nbd::serve_kernel(socket, array, attached, runtime(), pools, limits, all).await;
+                tracing::debug!(array = entry.name, %end, "connection to the kernel over");
+            }
+            on_end();
+        });
+    }
+
+    /// Runs a connection on the reactor whose turn it is.
+    fn spread<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce(Service) -> F + Send + 'static) {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len();
-        let (service, tls) = (self.clone(), door.tls.clone());
+        let service = self.clone();
         self.open.fetch_add(1, Ordering::Relaxed);
         let posted = self.reactors[turn].post(move || {
             runtime().spawn(async move {
-                let all = ALL.with(Stop::clone);
-                let pools = service.pools.clone();
-                let stream = TlsStream::new(Socket::from_fd(socket), tls, service.ciphertext.clone());
-                let exports = LocalExports {
-                    registry: service.registry.clone(),
-                    access: service.access.clone(),
-                    source,
-                    identity: stream.identity(),
-                };
-                let end = nbd::serve(stream, exports, runtime(), pools, Limits::default(), all).await;
-                tracing::debug!(?source, %end, "client gone");
-                service.open.fetch_sub(1, Ordering::Relaxed);
+                let open = service.open.clone();
+                serve(service).await;
+                open.fetch_sub(1, Ordering::Relaxed);
             });
         });
         if posted.is_err() {
@@ -263,21 +286,30 @@ impl nbd::Exports for LocalExports {
     async fn open(&self, name: &str) -> Option<Export<RemoteArray>> {
         let entry = self.find(name)?;
         let access = self.access(&entry.name)?;
-        let id = entry.id;
-        let facts = entry.home.call(move || async move {
-            resident(id).map(|array| (array.info(), array.extent_kinds().to_vec()))
-        });
-        let (mut info, kinds) = facts.await.ok().flatten()?;
-        info.read_only |= access == Access::ReadOnly;
-        let device = RemoteArray { id, home: entry.home.clone(), info, kinds: kinds.into() };
+        let mut device = remote(&entry).await?;
+        device.info.read_only |= access == Access::ReadOnly;
         Some(Export { name: entry.name.clone(), description: String::new(), device })
     }
 
     fn attach(&self, name: &str) -> Option<Attached> {
-        let entry = self.registry.get(name)?;
-        let number = entry.connect(runtime().handle())?;
-        let stop = Stop::new();
-        STOPS.with_borrow_mut(|stops| stops.insert((entry.id, number), stop.clone()));
-        Some(Attached { guard: Box::new(Guard { entry, number }), stop })
+        hold(&self.registry.get(name)?)
     }
+}
+
+/// An array as a device of this thread's; none if it has been stopped.
+async fn remote(entry: &Entry) -> Option<RemoteArray> {
+    let id = entry.id;
+    let facts = entry
+        .home
+        .call(move || async move { resident(id).map(|array| (array.info(), array.extent_kinds().to_vec())) });
+    let (info, kinds) = facts.await.ok().flatten()?;
+    Some(RemoteArray { id, home: entry.home.clone(), info, kinds: kinds.into() })
+}
+
+/// A client's place on an array, for a connection of this thread's; none if it is being stopped.
+fn hold(entry: &Arc<Entry>) -> Option<Attached> {
+    let number = entry.connect(runtime().handle())?;
+    let stop = Stop::new();
+    STOPS.with_borrow_mut(|stops| stops.insert((entry.id, number), stop.clone()));
+    Some(Attached { guard: Box::new(Guard { entry: entry.clone(), number }), stop })
 }

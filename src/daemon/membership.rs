@@ -42,7 +42,7 @@ pub(super) enum Welcome {
 }
 
 impl Operator {
-    fn entry(&self, name: &str) -> Result<Arc<Entry>, Problem> {
+    pub(super) fn entry(&self, name: &str) -> Result<Arc<Entry>, Problem> {
         self.service.registry.get(name).ok_or_else(|| Problem::no_such_array(name))
     }
 
@@ -280,6 +280,9 @@ impl Operator {
         self.remember(|state| {
             state.update(&format_uuid(&entry.uuid), |saved| saved.tuning = tuning.or(saved.tuning))
         });
+        if tuning.member_timeout_ms.is_some() {
+            self.update_device(&entry).await;
+        }
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
     }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod array_home;
+mod attach;
 pub mod config;
 mod event_log;
 mod exports;
@@ -64,6 +65,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
     let mut inherited = Inherited::receive()?;
     allow_many_files();
+    serve_local_disks();
     let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
     let mdadm = MdadmConf::at(config.mdadm_conf.clone());
     let state = StateDir::open(&config.state_dir, mdadm).map_err(|why| anyhow!(why))?;
@@ -101,6 +103,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
     let upkeep = known.spawn(upkeep::run(operator.clone()));
+    let keeping = known.spawn(attach::keep(operator.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let nbd: Vec<String> = config.nbd.iter().map(ToString::to_string).collect();
     tracing::info!(control = %config.control.display(), ?nbd, "ready");
@@ -109,6 +112,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!(%signal, "stopping");
     tell_systemd(&[sd_notify::NotifyState::Stopping]);
     upkeep.abort();
+    keeping.abort();
     for place in &places {
         listening::remove(place);
     }
@@ -140,6 +144,15 @@ fn allow_many_files() {
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files cannot be raised; it limits the number of clients");
+    }
+}
+
+/// Says that the machine's own disks may be behind this process: memory that it asks for is never waited for until pages
+/// have been written to a disk, which may be one of ours. Also before any thread is started, as they inherit it.
+fn serve_local_disks() {
+    // Only root may; who is not attaches nothing.
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        tracing::debug!(%error, "not an I/O flusher: arrays should not be mounted on this machine");
     }
 }
 

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use tokio::sync::broadcast;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
+use super::attach::{Ends, device_of};
 use super::config::{Config, NbdListener};
 use super::event_log::{EventLog, Teller};
 use super::exports::{Service, stop_clients};
@@ -47,6 +48,7 @@ pub struct Operator {
     pub(super) one_at_a_time: tokio::sync::Mutex<()>,
     listeners: Vec<NbdListener>,
     pub(super) injectable: bool,
+    pub(super) ends: Ends,
     pub(super) events: EventLog,
     next_id: AtomicU64,
     /// Why arrays that should run do not, by UUID.
@@ -105,6 +107,7 @@ impl Operator {
             listeners: config.nbd.clone(),
             events,
             injectable: config.enable_fault_injection,
+            ends: Ends::default(),
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
         }
@@ -193,8 +196,8 @@ impl Operator {
         let facts = facts.ok().flatten().ok_or_else(|| internal("the array is gone"))?;
         let paths = home.call(move || async move { resident(array).map(|array| array.member_paths()) }).await;
         let paths = paths.ok().flatten().unwrap_or_default();
-        let entry = Entry::new(array, facts.name.clone(), facts.uuid, home);
-        self.service.registry.insert(Arc::new(entry));
+        let entry = Arc::new(Entry::new(array, facts.name.clone(), facts.uuid, home));
+        self.service.registry.insert(entry.clone());
         let before = self.saved(&facts.uuid);
         let mut status = report::status(&facts, &self.listeners, 0);
         report::add_saved(&mut status, before.as_ref());
@@ -213,11 +216,21 @@ impl Operator {
             protected: facts.is_protected,
             tuning: before.as_ref().map(|saved| saved.tuning).unwrap_or_default(),
             last_scrub_unix_seconds: before.as_ref().and_then(|saved| saved.last_scrub_unix_seconds),
-            scrub_put_off_unix_seconds: before.and_then(|saved| saved.scrub_put_off_unix_seconds),
+            scrub_put_off_unix_seconds: before.as_ref().and_then(|saved| saved.scrub_put_off_unix_seconds),
+            attached: before.and_then(|saved| saved.attached),
             last: status.clone(),
         };
         self.remember(|state| state.put(saved));
+        self.attach_again(&entry).await;
+        status.device = device_of(&facts.uuid);
         Ok(status)
+    }
+
+    /// The UUID of an array that is remembered by this name.
+    pub(super) fn uuid_of(&self, name: &str) -> Option<[u8; 16]> {
+        let state = self.state();
+        let saved = state.arrays().iter().find(|array| array.start && array.name == name)?;
+        parse_uuid(&saved.uuid)
     }
 
     /// What is remembered of an array.
@@ -429,12 +442,30 @@ impl Operator {
         let Some(entry) = self.service.registry.get(name) else {
             return self.forget_inactive(name);
         };
+        self.without_device(&entry.uuid, name, force).await?;
         self.stop_entry(&entry, force).await?;
         let uuid = format_uuid(&entry.uuid);
         self.remember(|state| state.update(&uuid, |array| array.start = false));
         self.events.teller().tell(name, "DeviceDisappeared", None);
         tracing::info!(array = name, "stopped");
         Ok(Reply::Done)
+    }
+
+    /// Makes sure that an array is not attached, with `force` by taking its device away.
+    pub(super) async fn without_device(
+        &self,
+        uuid: &[u8; 16],
+        name: &str,
+        force: bool,
+    ) -> Result<(), Problem> {
+        let Some(device) = device_of(uuid) else { return Ok(()) };
+        if !force {
+            let why = format!(
+                "{name} is attached as {device}: raidctl detach {name} first, or stop it with --force"
+            );
+            return Err(problem(ProblemCode::ArrayInUse, why));
+        }
+        self.detach_device(uuid, name, true).await.map(drop)
     }
 
     /// An array that does not run, but should, is told not to.
@@ -501,6 +532,7 @@ impl Operator {
         let facts = self.facts_of(entry).await.ok_or_else(|| Problem::no_such_array(&entry.name))?;
         let mut status = report::status(&facts, &self.listeners, entry.connections() as u64);
         report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
+        status.device = device_of(&entry.uuid);
         Ok(status)
     }
 
@@ -564,6 +596,8 @@ impl control::Operator for Operator {
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,
+            Command::Attach { name, how } => self.attach(&name, &how).await,
+            Command::Detach { name, force } => self.detach(&name, force).await,
             Command::Inject { name, device, fault } => self.inject(&name, device, fault).await,
         }
     }

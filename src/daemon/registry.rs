@@ -65,6 +65,11 @@ impl Entry {
         Ok(clients.connected.iter().map(|(number, reactor)| (*number, reactor.clone())).collect())
     }
 
+    /// Whether nobody is let in any more.
+    pub fn is_closed(&self) -> bool {
+        self.clients().closed
+    }
+
     /// Lets clients in again, after a stop that failed.
     pub fn reopen(&self) {
         self.clients().closed = false;

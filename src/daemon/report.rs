@@ -76,6 +76,7 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
             ..Tuning::default()
         }),
         last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
+        device: None,
     }
 }
 

@@ -42,8 +42,22 @@ pub struct SavedArray {
     /// When the operator stopped a scrub, in seconds since 1970: a scheduled one is put off by as much.
     #[serde(default)]
     pub scrub_put_off_unix_seconds: Option<u64>,
+    /// The device of the kernel's that it is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<SavedDevice>,
     /// What was last known of it, to be shown while it cannot be started.
     pub last: Status,
+}
+
+/// How an array is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDevice {
+    /// The number in `/dev/nbdN`, if it is free.
+    pub index: u32,
+    /// Connections between the kernel and raidd.
+    pub connections: u32,
+    /// How long I/O waits for a raidd that is away, in seconds.
+    pub wait_seconds: u64,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -152,6 +152,12 @@ pub trait Stream {
     /// Ends both directions: a `recv` under way returns 0 or an error.
     fn shutdown(&self);
 
+    /// Whether the peer is known to take no reply any more: it has ended both directions, or is gone. A peer that only
+    /// sends no more has not hung up.
+    fn hung_up(&self) -> bool {
+        false
+    }
+
     /// Whether it is secret, or can be made so.
     fn security(&self) -> Security {
         Security::None

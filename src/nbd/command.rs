@@ -214,6 +214,7 @@ mod tests {
         read_block_bytes: 512,
         framing: Framing::Simple,
         contexts: Contexts::NONE,
+        resends: false,
     };
 
     fn judge(terms: &Terms, command: u16, flags: u16, offset: u64, length: u64) -> Result<Command, Errno> {

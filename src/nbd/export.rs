@@ -66,6 +66,32 @@ pub trait Exports: Clone + 'static {
     fn attach(&self, name: &str) -> Option<Attached>;
 }
 
+/// The transmission flags of a device, for a client that is not told them by a handshake: the kernel.
+pub fn kernel_flags(info: &DeviceInfo) -> u16 {
+    transmission_flags(info, Framing::Simple, Contexts::NONE)
+}
+
+fn transmission_flags(info: &DeviceInfo, framing: Framing, contexts: Contexts) -> u16 {
+    let mut flags = wire::FLAG_HAS_FLAGS | wire::FLAG_SEND_FLUSH | wire::FLAG_SEND_FUA;
+    // Legal because a flush of the device covers what was answered on any connection.
+    flags |= wire::FLAG_CAN_MULTI_CONN | wire::FLAG_SEND_CACHE;
+    if framing != Framing::Simple {
+        flags |= wire::FLAG_SEND_DF;
+    }
+    if framing == Framing::Extended && !contexts.is_empty() {
+        flags |= wire::FLAG_BLOCK_STATUS_PAYLOAD;
+    }
+    if info.rotational {
+        flags |= wire::FLAG_ROTATIONAL;
+    }
+    flags
+        | if info.read_only {
+            wire::FLAG_READ_ONLY
+        } else {
+            wire::FLAG_SEND_TRIM | wire::FLAG_SEND_WRITE_ZEROES | wire::FLAG_SEND_FAST_ZERO
+        }
+}
+
 /// What holds for all requests of a connection. INFO and GO tell it to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -84,6 +110,8 @@ pub(super) struct Terms {
     pub(super) framing: Framing,
     /// What BLOCK_STATUS answers; none without SET_META_CONTEXT.
     pub(super) contexts: Contexts,
+    /// What the client gets no answer to, it asks again by another connection.
+    pub(super) resends: bool,
 }
 
 impl Terms {
@@ -97,26 +125,9 @@ impl Terms {
             bytes => 1 << bytes.trailing_zeros(),
         };
         let preferred_bytes = aligned.clamp(block_bytes.max(512), advertised as u32);
-        let mut flags = wire::FLAG_HAS_FLAGS | wire::FLAG_SEND_FLUSH | wire::FLAG_SEND_FUA;
-        // Legal because a flush of the device covers what was answered on any connection.
-        flags |= wire::FLAG_CAN_MULTI_CONN | wire::FLAG_SEND_CACHE;
-        if framing != Framing::Simple {
-            flags |= wire::FLAG_SEND_DF;
-        }
-        if framing == Framing::Extended && !contexts.is_empty() {
-            flags |= wire::FLAG_BLOCK_STATUS_PAYLOAD;
-        }
-        if info.rotational {
-            flags |= wire::FLAG_ROTATIONAL;
-        }
-        flags |= if info.read_only {
-            wire::FLAG_READ_ONLY
-        } else {
-            wire::FLAG_SEND_TRIM | wire::FLAG_SEND_WRITE_ZEROES | wire::FLAG_SEND_FAST_ZERO
-        };
         Terms {
             size_bytes: info.size_bytes,
-            flags,
+            flags: transmission_flags(info, framing, contexts),
             read_only: info.read_only,
             block_bytes,
             preferred_bytes,
@@ -126,7 +137,13 @@ impl Terms {
             read_block_bytes: info.read_block_bytes.max(1),
             framing,
             contexts,
+            resends: false,
         }
+    }
+
+    /// The kernel's: it knows nothing but simple replies, and asks again what was not answered.
+    pub(super) fn of_kernel(info: &DeviceInfo, pools: &Pools) -> Terms {
+        Terms { resends: true, ..Terms::new(info, pools, Framing::Simple, Contexts::NONE) }
     }
 
     /// The same for a client that was told the block sizes and has to obey them.

@@ -72,7 +72,7 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.halt = halt;
     }
 
-    /// Whether new work is to be refused.
+    /// Whether new clients are to be refused.
     pub(super) fn stopping(&self) -> bool {
         self.halt.is_stopped()
     }

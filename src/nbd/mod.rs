@@ -36,8 +36,8 @@ mod transmission;
 mod wire;
 
 pub use client::{Client, ClientError};
-pub use export::{Attached, Export, ExportInfo, Exports};
+pub use export::{Attached, Export, ExportInfo, Exports, kernel_flags};
 pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
-pub use session::{SessionEnd, serve};
+pub use session::{SessionEnd, serve, serve_kernel};
 pub use stop::Stop;
 pub use wire::Errno;

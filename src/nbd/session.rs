@@ -11,6 +11,12 @@
 //! - `requests` counts those taken and not yet released by the sender, `bytes` what they hold of the pool.
 //! - The first reason to end is the one reported.
 //! - The connection is not over while a request of it is under way on the device.
+//! - No request begins after the client has hung up, as far as that is known: it may have sent it again by another
+//!   connection, and something newer after it. One that only sends no more still gets its answers.
+//!
+//! A stop ends a connection in one of three ways. Of a server that ends, the client gets what it has already asked for: it
+//! may come back to the next. Of an export that ends, it gets errors. A client that *resends* (the kernel's: what is not
+//! answered, it asks again on its next socket) is told nothing that it would take for the last word.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use super::export::{Exports, Terms};
+use super::export::{Attached, Exports, Terms};
 use super::handshake::{self, Chosen};
 use super::inbox::Inbox;
 use super::limits::{Limits, Pools};
@@ -91,12 +97,45 @@ where
     R: Runtime,
 {
     let stream = Rc::new(stream);
-    let mut halt = Halt::default();
-    halt.add(stop);
+    let halt = Halt::of_server(stop);
     let end = match shake_in_time(&stream, &exports, &runtime, &pools, &limits, &halt).await {
         Ok((inbox, chosen)) => transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await,
         Err(end) => end,
     };
+    take_leave(stream.as_ref(), &runtime, &limits, end).await
+}
+
+/// Serves one connection whose client knows the export already and needs no handshake: the kernel's. Otherwise like
+/// [`serve`]; what is not answered at a stop, the client asks again elsewhere.
+pub async fn serve_kernel<S, D, R>(
+    stream: S,
+    device: D,
+    attached: Attached,
+    runtime: R,
+    pools: Pools,
+    limits: Limits,
+    stop: Stop,
+) -> SessionEnd
+where
+    S: Stream + 'static,
+    D: Device + Clone + 'static,
+    R: Runtime,
+{
+    let stream = Rc::new(stream);
+    let halt = Halt::of_server(stop);
+    let inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), &limits, &pools).await;
+    let terms = Terms::of_kernel(&device.info(), &pools);
+    let chosen = Chosen { device, terms, attached };
+    let end = transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await;
+    take_leave(stream.as_ref(), &runtime, &limits, end).await
+}
+
+async fn take_leave<S: Stream, R: Clock>(
+    stream: &S,
+    runtime: &R,
+    limits: &Limits,
+    end: SessionEnd,
+) -> SessionEnd {
     if let Either::Right(_) = select(pin!(stream.close()), pin!(runtime.sleep(limits.close_timeout))).await {
         stream.shutdown();
     }
@@ -135,7 +174,7 @@ async fn transmit<S: Stream + 'static, D: Device + Clone + 'static, R: Runtime>(
     chosen: Chosen<D>,
 ) -> SessionEnd {
     let Chosen { device, terms, attached } = chosen;
-    halt.add(attached.stop.clone());
+    halt.add_export(attached.stop.clone());
     inbox.stop_by(halt.clone());
     let session = Rc::new(Session::new(stream.clone(), device, runtime.clone(), terms, pools, limits, halt));
     runtime.spawn(receive_requests(session.clone(), inbox));
@@ -153,7 +192,7 @@ pub(super) struct Session<S, D, R> {
     pub(super) terms: Terms,
     pub(super) pools: Pools,
     pub(super) limits: Limits,
-    halt: Halt,
+    pub(super) halt: Halt,
 
     requests: Cell<usize>,
     bytes: Cell<usize>,

@@ -80,21 +80,37 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Several reasons to stop; any of them is enough.
-#[derive(Clone, Default)]
-pub(super) struct Halt(Vec<Stop>);
+/// The reasons for a connection to stop: the server does, or its export; either is enough.
+#[derive(Clone)]
+pub(super) struct Halt {
+    server: Stop,
+    export: Option<Stop>,
+}
 
 impl Halt {
-    pub(super) fn add(&mut self, stop: Stop) {
-        self.0.push(stop);
+    pub(super) fn of_server(server: Stop) -> Halt {
+        Halt { server, export: None }
+    }
+
+    pub(super) fn add_export(&mut self, export: Stop) {
+        self.export = Some(export);
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = &Stop> {
+        self.export.iter().chain([&self.server])
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.0.iter().any(Stop::is_stopped)
+        self.reasons().any(Stop::is_stopped)
+    }
+
+    /// Whether it is the export that goes away.
+    pub(super) fn is_export_stopped(&self) -> bool {
+        self.export.as_ref().is_some_and(Stop::is_stopped)
     }
 
     pub(super) async fn stopped(&self) {
-        let mut places: Vec<_> = self.0.iter().map(|stop| Place { state: &stop.0, key: None }).collect();
+        let mut places: Vec<_> = self.reasons().map(|stop| Place { state: &stop.0, key: None }).collect();
         poll_fn(move |context| {
             // All are asked, not only the first: each must know whom to wake.
             let stopped = places.iter_mut().fold(false, |any, place| place.poll(context).is_ready() | any);
@@ -113,9 +129,8 @@ mod tests {
     fn all_clones_stop_and_leave_no_waiter_behind() {
         let stop = Stop::new();
         let clone = stop.clone();
-        let mut halt = Halt::default();
-        halt.add(Stop::new());
-        halt.add(clone.clone());
+        let mut halt = Halt::of_server(Stop::new());
+        halt.add_export(clone.clone());
         let mut waiting = Box::pin(halt.stopped());
         assert!(waiting.as_mut().now_or_never().is_none());
         {
@@ -126,6 +141,6 @@ mod tests {
         stop.stop();
         assert!(waiting.as_mut().now_or_never().is_some());
         drop(waiting);
-        assert!(halt.is_stopped() && clone.stopped().now_or_never().is_some());
+        assert!(halt.is_stopped() && halt.is_export_stopped() && clone.stopped().now_or_never().is_some());
     }
 }

@@ -74,7 +74,8 @@ where
         }
         match Command::new(&request, &terms) {
             Ok(Command::Disconnect) => Err(SessionEnd::Disconnected),
-            Ok(_) if self.inbox.stopping() => self.refuse(&request, STOPPING).await,
+            Ok(_) if terms.resends && self.session.halt.is_stopped() => Err(SessionEnd::Stopped),
+            Ok(_) if self.session.halt.is_export_stopped() => self.refuse(&request, STOPPING).await,
             Ok(Command::Read(range)) => self.take_read(&request, range).await,
             Ok(Command::Write(range, fua)) => self.take_write(&request, range, fua).await,
             Ok(Command::Flush) => self.take_other(&request, Work::Flush).await,
@@ -103,8 +104,7 @@ where
         self.session.admit(reserved_bytes).await?;
         let bufs = alloc_all(&self.session.pools.payloads, &lens).await;
         let pieces = pieces.into_iter().zip(bufs).collect();
-        self.start(request, reserved_bytes, Work::Read { range, block_bytes, pieces });
-        Ok(())
+        self.start(request, reserved_bytes, Work::Read { range, block_bytes, pieces })
     }
 
     async fn take_write(&mut self, request: &Request, range: Range, fua: Fua) -> Result<(), SessionEnd> {
@@ -120,10 +120,7 @@ where
         let received = self.inbox.take_payload(bufs).await;
         self.session.payload_until(None);
         match received {
-            Ok(payload) => {
-                self.start(request, reserved_bytes, Work::Write { range, payload, fua });
-                Ok(())
-            }
+            Ok(payload) => self.start(request, reserved_bytes, Work::Write { range, payload, fua }),
             Err(end) => {
                 self.session.release(1, reserved_bytes);
                 Err(end)
@@ -137,23 +134,28 @@ where
         self.session.admit(reserved_bytes).await?;
         let buf = self.session.pools.payloads.alloc(len).await;
         let (framing, cookie) = (self.session.terms.framing, request.cookie);
-        self.start(request, reserved_bytes, Work::Status { inquiry, framing, cookie, buf });
-        Ok(())
+        self.start(request, reserved_bytes, Work::Status { inquiry, framing, cookie, buf })
     }
 
     async fn take_other(&mut self, request: &Request, work: Work) -> Result<(), SessionEnd> {
         self.session.admit(0).await?;
-        self.start(request, 0, work);
-        Ok(())
+        self.start(request, 0, work)
     }
 
-    fn start(&self, request: &Request, reserved_bytes: usize, work: Work) {
+    /// The last moment at which a request can be dropped: nobody waits for an answer any more.
+    fn start(&self, request: &Request, reserved_bytes: usize, work: Work) -> Result<(), SessionEnd> {
+        if self.session.stream.hung_up() {
+            drop(work); // gives its memory back before its place
+            self.session.release(1, reserved_bytes);
+            return Err(SessionEnd::Closed);
+        }
         let session = self.session.clone();
         let (cookie, offset_bytes) = (request.cookie, request.offset);
         self.session.runtime.spawn(async move {
             let result = execute(&session.device, work).await;
             session.answer(Reply { cookie, offset_bytes, result, reserved_bytes });
         });
+        Ok(())
     }
 
     /// Answers with an error. A payload is thrown away first, or the next request could not be found.
@@ -179,8 +181,7 @@ where
     }
 }
 
-const STOPPING: Failure =
-    Failure { error: Errno::Shutdown, why: "the server or the export is being stopped" };
+const STOPPING: Failure = Failure { error: Errno::Shutdown, why: "the export is being stopped" };
 
 /// Nothing need be waited for where nothing is needed.
 async fn alloc_all(pool: &Pool, lens: &[usize]) -> Vec<Buf> {

@@ -71,16 +71,15 @@ enum Operation {
     Accept,
     Accepted(OwnedFd),
     Event { count: Box<u64> },
+    HangUp,
 }
 
 impl Operation {
     /// Whether it may wait for a peer for ever, so that it is cancelled when nobody waits for it any more. Disk
     /// operations are not: they end by themselves, or hang where no cancellation reaches.
     fn waits_for_peer(&self) -> bool {
-        matches!(
-            self,
-            Operation::Recv { .. } | Operation::Send { .. } | Operation::Accept | Operation::Event { .. }
-        )
+        use Operation as O;
+        matches!(self, O::Recv { .. } | O::Send { .. } | O::Accept | O::Event { .. } | O::HangUp)
     }
 
     /// The submission entry: its addresses lie in `self`, or in what `self` owns.
@@ -121,6 +120,8 @@ impl Operation {
             Operation::Event { count } => {
                 opcode::Read::new(fd, (&raw mut **count).cast(), size_of::<u64>() as u32).build()
             }
+            // Nothing is asked for: that the peer ends one direction, or both, and errors are always told.
+            Operation::HangUp => opcode::PollAdd::new(fd, 0).build(),
             Operation::Accepted(_) => unreachable!("an accepted connection is a result"),
         }
     }
@@ -436,6 +437,12 @@ pub(super) async fn accept(local: &Rc<Local>, file: &Descriptor) -> Result<Owned
         (Err(errno), _) => Err(errno),
         (Ok(_), _) => unreachable!("an accepted connection was taken over at its completion"),
     }
+}
+
+/// Waits until a socket's peer sends no more, has ended both directions, or is gone. Dropped, it is cancelled.
+pub(super) async fn hang_up(local: &Rc<Local>, file: &Descriptor) {
+    // What it was is for who waited to ask: between here and there it may become more.
+    let _what = run(local, file, Operation::HangUp).await.0.is_ok();
 }
 
 /// Waits until an eventfd is written, and takes its count.

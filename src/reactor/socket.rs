@@ -6,14 +6,21 @@
 //! - A descriptor here blocks (no O_NONBLOCK): with the flag the ring would answer EAGAIN instead of waiting.
 //! - A `recv` or `accept` that is dropped is cancelled, so it holds no buffer for a peer that never speaks. Bytes that
 //!   had just come may be lost with it: drop one only to end the stream.
+//! - A hang-up is known from the moment on at which the ring has told of anything that came after it: the ring watches for
+//!   it all the time, so that asking costs no call of the kernel.
 //!
 //! How it fails: a peer that is gone is `Closed`. An end of stream is no failure: `recv` says 0.
 
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
 use super::executor::Local;
@@ -22,7 +29,42 @@ use crate::io::{Buf, IoError, IoErrorKind, Slice, Stream};
 
 /// A connected stream socket, Unix or TCP. Clones are the same one.
 #[derive(Clone)]
-pub struct Socket(Rc<Inner>);
+pub struct Socket(Rc<Inner>, Rc<HangUp>);
+
+/// The watch for the peer's end: states *watching* -> *half* (it has ended something) -> *seen* (it has hung up).
+struct HangUp {
+    file: Descriptor,
+    half: Cell<bool>,
+    seen: Cell<bool>,
+    watch: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl HangUp {
+    fn watch(inner: &Inner) -> HangUp {
+        let (local, file) = (inner.local.clone(), inner.file.clone());
+        let watch = Box::pin(async move { op::hang_up(&local, &file).await });
+        let (file, watch) = (inner.file.clone(), RefCell::new(watch as _));
+        let hang_up = HangUp { file, half: Cell::default(), seen: Cell::default(), watch };
+        // The first look begins it. A peer may have come and gone already.
+        let _gone = hang_up.is_seen();
+        hang_up
+    }
+
+    /// Whether the peer has hung up. Nobody is woken for it: who asks looks.
+    fn is_seen(&self) -> bool {
+        if !self.half.get() {
+            let mut context = Context::from_waker(Waker::noop());
+            self.half.set(self.watch.borrow_mut().as_mut().poll(&mut context).is_ready());
+        }
+        // The ring would tell of the half again and again, so the kernel is asked; there is little left to be taken then.
+        if self.half.get() && !self.seen.get() {
+            let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+            let any = poll(&mut polled, PollTimeout::ZERO);
+            self.seen.set(any.is_ok_and(|any| any > 0));
+        }
+        self.seen.get()
+    }
+}
 
 struct Inner {
     local: Rc<Local>,
@@ -64,7 +106,9 @@ impl Socket {
         setsockopt(&fd, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE_SECS).unwrap_or_default();
         setsockopt(&fd, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES).unwrap_or_default();
         setsockopt(&fd, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECS).unwrap_or_default();
-        Socket(Inner::new(fd))
+        let inner = Inner::new(fd);
+        let hang_up = Rc::new(HangUp::watch(&inner));
+        Socket(inner, hang_up)
     }
 }
 
@@ -101,6 +145,10 @@ impl Stream for Socket {
 
     fn shutdown(&self) {
         self.0.shutdown();
+    }
+
+    fn hung_up(&self) -> bool {
+        self.1.is_seen()
     }
 }
 

@@ -233,6 +233,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.inner.shutdown();
     }
 
+    fn hung_up(&self) -> bool {
+        self.inner.hung_up()
+    }
+
     fn security(&self) -> Security {
         match (self.phase.get(), &self.policy) {
             (Phase::Clear, TlsPolicy::Off) => Security::None,

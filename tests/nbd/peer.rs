@@ -6,7 +6,7 @@ use std::rc::Rc;
 use raidd::io::{MAX_BUF_BYTES, Pool, Spawn, Stream};
 use raidd::nbd::{
     Attached, Export, ExportInfo, Exports, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
-    serve,
+    serve, serve_kernel,
 };
 
 use crate::disk::Disk;
@@ -147,6 +147,20 @@ impl Server {
             let world = server.world.clone();
             let (pools, limits, stop) = (server.pools.clone(), server.limits, server.stop.clone());
             slot.set(Some(serve(theirs, server, world, pools, limits, stop).await));
+        });
+        Peer { wire: ours, cookie: 0, end, log: RefCell::default() }
+    }
+
+    /// A connection of the kernel's: in the transmission phase from the start.
+    pub fn connect_kernel(&self) -> Peer {
+        let (ours, theirs) = self.world.wire(self.piece, self.capacity);
+        let end = Rc::new(Cell::new(None));
+        let (slot, server) = (end.clone(), self.clone());
+        self.world.spawn(async move {
+            let attached = server.attach("vol0").expect("it is not leaving");
+            let (world, disk, pools) = (server.world.clone(), server.disk.clone(), server.pools.clone());
+            let ended = serve_kernel(theirs, disk, attached, world, pools, server.limits, server.stop).await;
+            slot.set(Some(ended));
         });
         Peer { wire: ours, cookie: 0, end, log: RefCell::default() }
     }

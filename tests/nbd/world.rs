@@ -305,4 +305,8 @@ impl Stream for Wire {
         self.incoming.close();
         self.outgoing.close();
     }
+
+    fn hung_up(&self) -> bool {
+        self.incoming.closed.get() && self.outgoing.closed.get()
+    }
 }

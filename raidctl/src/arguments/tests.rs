@@ -177,6 +177,8 @@ fn only_what_is_there_is_offered() {
             "re-add",
             "replace",
             "scrub",
+            "attach",
+            "detach",
             "pause",
             "resume",
             "readonly",

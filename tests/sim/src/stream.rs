@@ -316,6 +316,10 @@ impl Stream for Wire {
         self.cable.finish(self.end);
         self.incoming().deafen();
     }
+
+    fn hung_up(&self) -> bool {
+        self.incoming().end.get() == Some(End::Broken) || self.outgoing().is_deaf.get()
+    }
 }
 
 impl Drop for Wire {

@@ -3,6 +3,7 @@
 //! A test is a shell script that a guest runs (`*.sh` here), and what is made of its words. Images of members are sparse
 //! files that pass between raidd on the host, raidd in a guest, and md in a guest.
 
+mod attach;
 mod boot;
 mod interop;
 mod rig;
