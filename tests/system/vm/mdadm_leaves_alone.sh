@@ -71,7 +71,10 @@ mdadm --stop "/dev/$md" || fail "mdadm --stop"
 # Taken back, it is raidd's; and released while it runs.
 raidctl assemble vol0 /dev/vda /dev/vdb /dev/vdc || fail "raidctl assemble"
 grep -qx "ARRAY <ignore> UUID=$uuid" $rules || fail "no line for $uuid"
-raidctl stop vol0 --release || fail "raidctl stop --release"
+modprobe nbd && raidctl attach vol0 || fail "raidctl attach"
+raidctl stop vol0 --release && fail "it is released although it is attached"
+grep -qx "ARRAY <ignore> UUID=$uuid" $rules || fail "no line for $uuid, which was not released"
+raidctl stop vol0 --release --force || fail "raidctl stop --release --force"
 raidctl status vol0 && fail "it is remembered"
 mdadm --assemble --scan
 taken vda && taken vdb && taken vdc || fail "mdadm --assemble --scan has not taken what was released"
