@@ -191,7 +191,7 @@ Example:
     Attach(AttachOptions),
 
     /// Take that block device away
-    #[command(after_help = "Example:\n  umount /mnt && raidctl detach vol0")]
+    #[command(after_help = "Example:\n  raidctl detach vol0")]
     Detach {
         /// The array
         name: String,
@@ -244,6 +244,8 @@ Example:
     /// at most. member_timeout: how long a member that does not answer is waited for, 1s to 10m. scrub_interval: how long after
     /// a scrub has ended the next one begins by itself, 1m to 3650d, or never. auto_re_add: whether a member
     /// that disappeared and is there again is caught up by itself: on, off, or spare: added anew where it cannot be.
+    /// write_through: whether every write is on stable media when it is answered, on or off: for clients that go on when this
+    /// machine has lost power, and do not send again what they had not flushed.
     #[command(
         after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s scrub_interval=30d\n  raidctl tune vol0"
     )]

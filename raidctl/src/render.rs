@@ -106,6 +106,7 @@ pub fn tuning(tuning: &Tuning) -> String {
         "scrub_interval",
         tuning.scrub_interval_ms.map(|ms| if ms == 0 { "never".to_owned() } else { time(ms) }),
     );
+    line("write_through", tuning.write_through.map(|on| if on { "on" } else { "off" }.to_owned()));
     line("auto_re_add", tuning.auto_re_add.map(|policy| policy.as_str().to_owned()));
     text
 }
@@ -437,7 +438,7 @@ ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
 
     #[test]
     fn settings_can_be_given_back() {
-        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nauto_re_add=spare\n";
+        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nwrite_through=on\nauto_re_add=spare\n";
         let parsed = Tuning::parse(settings.lines()).unwrap();
         assert_eq!(tuning(&parsed), settings);
         assert_eq!(tuning(&Tuning::parse(["scrub_interval=0"]).unwrap()), "scrub_interval=never\n");

@@ -50,6 +50,10 @@ pub struct Tuning {
     /// What becomes of a member that disappeared and is there again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_re_add: Option<AutoReAdd>,
+    /// Whether every write is durable when it is answered, as if all had asked for that (FUA): for clients that may outlive
+    /// this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_through: Option<bool>,
 }
 
 impl Tuning {
@@ -69,10 +73,11 @@ impl Tuning {
                 "member_timeout" => tuning.member_timeout_ms = Some(parse_duration_ms(value)?),
                 "auto_re_add" => tuning.auto_re_add = Some(AutoReAdd::parse(value)?),
                 "scrub_interval" => tuning.scrub_interval_ms = Some(interval(value)?),
+                "write_through" => tuning.write_through = Some(switch(key, value)?),
                 _ => {
                     return Err(format!(
-                        "there is no setting {key:?}: choose recovery_min, recovery_max, member_timeout, scrub_interval or \
-                         auto_re_add"
+                        "there is no setting {key:?}: choose recovery_min, recovery_max, member_timeout, scrub_interval, \
+                         auto_re_add or write_through"
                     ));
                 }
             }
@@ -117,7 +122,17 @@ impl Tuning {
             member_timeout_ms: self.member_timeout_ms.or(other.member_timeout_ms),
             scrub_interval_ms: self.scrub_interval_ms.or(other.scrub_interval_ms),
             auto_re_add: self.auto_re_add.or(other.auto_re_add),
+            write_through: self.write_through.or(other.write_through),
         }
+    }
+}
+
+/// `on` or `off`.
+fn switch(key: &str, text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{key}={text} makes no sense: choose on or off")),
     }
 }
 
@@ -177,6 +192,7 @@ mod tests {
             (&["member_timeout=11m"], "between 1s and 10m"),
             (&["member_timeout=5"], "5s"),
             (&["auto_re_add=yes"], "on, off or spare"),
+            (&["write_through=yes"], "on or off"),
             (&["scrub_interval=59s"], "between 1m and 3650d"),
             (&["scrub_interval=3651d"], "between 1m and 3650d"),
             (&["colour=red"], "recovery_min, recovery_max, member_timeout"),

@@ -28,6 +28,9 @@ pub fn apply(array: &DiskArray, tuning: Tuning) {
     if let Some(ms) = tuning.member_timeout_ms {
         array.set_member_timeout(Duration::from_millis(ms));
     }
+    if let Some(write_through) = tuning.write_through {
+        array.set_write_through(write_through);
+    }
 }
 
 /// How a device comes to an array.

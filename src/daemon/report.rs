@@ -73,6 +73,7 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
             recovery_min: Some(*facts.recovery_bytes_per_sec.start()),
             recovery_max: Some(*facts.recovery_bytes_per_sec.end()),
             member_timeout_ms: u64::try_from(facts.member_timeout.as_millis()).ok(),
+            write_through: Some(facts.write_through),
             ..Tuning::default()
         }),
         last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),

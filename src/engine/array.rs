@@ -78,6 +78,8 @@ pub struct Array<D, R> {
     pub(super) turn: Cell<usize>,
     pub(super) sync: SyncTask,
     pub(super) deadlines: Rc<Deadlines>,
+    /// Every write is durable when it is answered, whether that was asked for or not.
+    pub(super) write_through: Cell<bool>,
     pub(super) memory: Memory,
     pub(super) runtime: R,
     pub(super) weak: Weak<Array<D, R>>,
@@ -184,6 +186,7 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         if len_bytes == 0 {
             return Ok(());
         }
+        let fua = self.fua(fua);
         let _ticket = self.activate().await?;
         match &self.geometry {
             Geometry::Copies(copies) => self.write_copies(copies, offset_bytes, &data, fua).await?,
@@ -206,6 +209,7 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         if len_bytes == 0 {
             return Ok(());
         }
+        let fua = self.fua(fua);
         let _ticket = self.activate().await?;
         self.zero_range(offset_bytes, len_bytes, zeroing, fua).await?;
         self.persist().await
@@ -240,6 +244,18 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
             return Err(IoError::new(IoErrorKind::Invalid, "an empty range has no extents"));
         }
         Ok(self.extents_of(kind, range, max).await)
+    }
+}
+
+impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// Makes every write durable before it is answered, or only those that ask for it. A client may outlive the machine that
+    /// the array is on, and goes on as if what was answered were there.
+    pub fn set_write_through(&self, write_through: bool) {
+        self.write_through.set(write_through);
+    }
+
+    fn fua(&self, asked: Fua) -> Fua {
+        if self.write_through.get() { Fua::Yes } else { asked }
     }
 }
 

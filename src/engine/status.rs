@@ -55,6 +55,8 @@ pub struct ArrayStatus {
     pub last_scrub: Option<std::time::Duration>,
     /// How long a member has for an operation.
     pub member_timeout: std::time::Duration,
+    /// Every write is durable when it is answered.
+    pub write_through: bool,
     /// Bytes a second of each member, below which clients do not push a sync action, and above which it does not go.
     pub recovery_bytes_per_sec: std::ops::RangeInclusive<u64>,
     /// Rows are torn by a failed write and will be resynced at the next start.
@@ -146,6 +148,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             mismatched_sectors: self.mismatched_sectors(),
             last_scrub: self.last_scrub(),
             member_timeout: self.deadlines.timeout(),
+            write_through: self.write_through.get(),
             recovery_bytes_per_sec: self.sync.bytes_per_sec_min.get()..=self.sync.bytes_per_sec_max.get(),
             has_suspect_rows: !state.suspect.is_empty(),
         }

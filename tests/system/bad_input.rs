@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::disks::{Disks, Loop, MIB, file, hash_of, noise};
-use super::harness::{Home, need, run};
+use super::harness::{Home, need, run, skip};
 
 /// Where an md superblock of version 1.2 lies.
 const SUPERBLOCK_OFFSET: u64 = 4096;
@@ -348,5 +348,23 @@ fn a_disk_that_takes_no_writes() {
     }
     let line = format!("assemble vol --read-only {} {}", disks.some(&[1, 2]), protected.path);
     home.raidctl(line).ok();
+    raidd.terminate();
+}
+
+#[test]
+fn devices_that_the_kernel_cannot_make() {
+    if Path::new("/sys/module/nbd").exists() {
+        skip("this kernel has the nbd driver, and would make them");
+        return;
+    }
+    let home = Home::new();
+    let disks = noisy_disks(&home, "disk", 2, 8);
+    let raidd = home.start();
+    home.ok(format!("create vol --level 1 --force --init assume-clean {}", disks.all()));
+    refused(&home, &disks.paths, "attach vol", 1, &["driver", "not loaded", "modprobe nbd"]);
+    refused(&home, &disks.paths, "attach vol /dev/sda", 2, &["/dev/nbd0"]);
+    refused(&home, &disks.paths, "attach nobody", 1, &["no array"]);
+    refused(&home, &disks.paths, "detach vol", 1, &["not attached"]);
+    assert_eq!(home.wait_for("vol", |status| status.connections == 0).device, None);
     raidd.terminate();
 }

@@ -19,6 +19,7 @@ mod members;
 mod mounted;
 mod pki;
 mod ppl;
+mod reconnect;
 mod recovery;
 mod restart;
 mod returning;

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use raidd::engine::create::NewMember;
 use raidd::engine::{AssembleOptions, Health, Refusal};
-use raidd::io::{Clock, Device, Fua, Pool};
+use raidd::io::{Clock, Device, Fua, MAX_BUF_BYTES, Pool};
 use raidd::md::Superblock;
 
+use crate::found::{crash, filled};
 use crate::rounds::Client;
 use raidd_sim::disk::{Disk, Platter};
 use raidd_sim::model::Model;
@@ -417,5 +418,50 @@ fn a_crash_at_any_point_with_a_partial_parity_log() {
             }
             println!("{shape:?} degraded {degraded:?}: {changes} crash points");
         }
+    }
+}
+
+#[test]
+fn with_write_through_all_that_was_answered_outlives_the_power() {
+    for shape in [SHAPES[0], SHAPES[1], SHAPES[2]] {
+        let mut lost = [0, 0];
+        for seed in 0..60 {
+            let write_through = seed % 2 == 0;
+            let (world, stage) = (World::new(seed), platters(&shape, seed));
+            let (inside, members) = (world.clone(), stage.clone());
+            let kept: Rc<RefCell<Vec<u8>>> = Rc::default();
+            let notes = kept.clone();
+            let ended = world.live(async move {
+                let mut client = filled(&inside, &shape, &members, true).await;
+                client.array.flush().await.unwrap();
+                client.array.set_write_through(write_through);
+                for _ in 0..5 {
+                    let (start, len) = client.range();
+                    client.write(start, len, Fua::No).await.unwrap();
+                }
+                notes.replace(client.bytes.clone());
+                inside.crash_in(0);
+                inside.sleep(Duration::from_secs(1)).await;
+            });
+            assert!(matches!(ended, Ended::Crashed));
+            crash(&stage, Luck::None, &Random::new(seed));
+            let world = World::new(seed + 1000);
+            let (inside, bytes) = (world.clone(), kept.take());
+            let is_there = world.run(async move {
+                let array = assemble_array(&inside, &stage, 512, AssembleOptions::default()).await.unwrap();
+                let pool = Pool::new(16 << 20).unwrap();
+                let mut is_there = true;
+                for (index, bytes) in bytes.chunks(MAX_BUF_BYTES).enumerate() {
+                    let buf = pool.alloc(bytes.len()).await;
+                    let found = array.read((index * MAX_BUF_BYTES) as u64, buf).await.unwrap();
+                    is_there &= found[..] == *bytes;
+                }
+                array.stop().await.unwrap();
+                is_there
+            });
+            lost[usize::from(write_through)] += u32::from(!is_there);
+        }
+        assert_eq!(lost[1], 0, "{shape:?}");
+        assert!(lost[0] > 10, "without it, as much is lost: then this shows nothing");
     }
 }

@@ -1,18 +1,6 @@
 //! Arrays as the guest's own block devices, through its nbd driver.
 
-use std::path::Path;
-
-use super::rig::{Guest, can_run, said};
-
-/// Empty disks for a guest.
-fn with_disks(mut guest: Guest, folder: &Path, count: usize, mib: u64) -> Guest {
-    for index in 0..count {
-        let path = folder.join(format!("disk{index}"));
-        std::fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
-        guest = guest.disk(path);
-    }
-    guest
-}
+use super::rig::{Guest, can_run, said, with_disks};
 
 #[test]
 fn an_array_is_a_block_device() {

@@ -5,5 +5,6 @@
 
 mod attach;
 mod boot;
+mod filesystem;
 mod interop;
 mod rig;

@@ -5,6 +5,7 @@
 //! them one after the other. The first serial port is the kernel's log, the second what the script says.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -82,6 +83,16 @@ impl Ended {
     }
 }
 
+/// Gives a guest empty disks: files `disk0`, `disk1`, ... in `folder`.
+pub fn with_disks(mut guest: Guest, folder: &Path, count: usize, mib: u64) -> Guest {
+    for index in 0..count {
+        let path = folder.join(format!("disk{index}"));
+        File::create(&path).unwrap().set_len(mib << 20).unwrap();
+        guest = guest.disk(path);
+    }
+    guest
+}
+
 /// The words after `key: ` on the first line of `output` that begins so.
 #[track_caller]
 pub fn said<'a>(output: &'a str, key: &str) -> &'a str {
@@ -124,6 +135,11 @@ impl Guest {
     pub fn slow_disk(mut self, image: impl Into<PathBuf>, operations_per_sec: u32) -> Guest {
         self.disks.push(Disk { image: image.into(), operations_per_sec: Some(operations_per_sec) });
         self
+    }
+
+    /// So much memory instead of half a GiB.
+    pub fn memory_mib(self, memory_mib: u32) -> Guest {
+        Guest { memory_mib, ..self }
     }
 
     /// How long it may take; two minutes unless told otherwise.
@@ -183,10 +199,7 @@ impl Guest {
         command.arg("-kernel").arg(folder().join("vmlinuz")).arg("-initrd").arg(path("root.cpio"));
         command.args(["-append", "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off"]);
         self.plug_in(&mut command);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&complaints).unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaints).unwrap());
         let mut machine = Machine(command.spawn().expect("qemu starts"));
         let deadline = Instant::now() + self.patience;
         let read =
@@ -222,7 +235,7 @@ impl Guest {
         std::fs::write(job.join("script"), self.script).unwrap();
         let lines: String = self.arguments.iter().map(|argument| format!("{argument}\n")).collect();
         std::fs::write(job.join("args"), lines).unwrap();
-        let mut archive = std::fs::File::create(root).unwrap();
+        let mut archive = File::create(root).unwrap();
         for part in
             [&std::fs::read(folder().join("root.cpio")).unwrap(), programs(), &cpio(&work.join("layer"))]
         {
