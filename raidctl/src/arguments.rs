@@ -63,13 +63,20 @@ Example:
     Assemble(AssembleOptions),
 
     /// Flush an array, mark it clean and let its members go
-    #[command(after_help = "Example:\n  raidctl stop vol0")]
+    ///
+    /// raidd remembers a stopped array, and has mdadm leave its members alone; --release is how to hand it over to the kernel.
+    #[command(
+        after_help = "Example:\n  raidctl stop vol0\n  raidctl stop vol0 --release && mdadm --assemble --scan"
+    )]
     Stop {
         /// The array
         name: String,
         /// Stop it although clients are connected
         #[arg(long)]
         force: bool,
+        /// Also forget it, so that mdadm and the kernel may take it; works on an array that does not run, too
+        #[arg(long)]
+        release: bool,
     },
 
     /// One line for each array

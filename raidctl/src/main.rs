@@ -60,7 +60,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match command {
         Command::Create(options) => create(&|| Daemon::at(control.clone()), options, json),
         Command::Assemble(options) => assemble(&|| Daemon::at(control.clone()), options, json),
-        Command::Stop { name, force } => Daemon::at(control)?.stop(&name, force),
+        Command::Stop { name, force, release } => Daemon::at(control)?.stop(&name, force, release),
         Command::List => {
             let arrays = Daemon::at(control)?.list()?;
             if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) }

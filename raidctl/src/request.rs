@@ -83,19 +83,18 @@ impl Daemon {
         self.told(Method::GET, &format!("/v1/arrays/{}/findings", escaped(name)), None::<&()>)
     }
 
-    /// Stops an array.
-    pub fn stop(&self, name: &str, force: bool) -> Result<(), Failure> {
-        self.end(name, "stop", force)
+    /// Stops an array, and with `release` has the daemon forget it.
+    pub fn stop(&self, name: &str, force: bool, release: bool) -> Result<(), Failure> {
+        self.end(name, "stop", &serde_json::json!({ "force": force, "release": release }))
     }
 
     /// Takes an array's block device away.
     pub fn detach(&self, name: &str, force: bool) -> Result<(), Failure> {
-        self.end(name, "detach", force)
+        self.end(name, "detach", &serde_json::json!({ "force": force }))
     }
 
-    fn end(&self, name: &str, verb: &str, force: bool) -> Result<(), Failure> {
-        let body = serde_json::json!({ "force": force });
-        self.ask(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(&body))
+    fn end(&self, name: &str, verb: &str, body: &impl Serialize) -> Result<(), Failure> {
+        self.ask(Method::POST, &format!("/v1/arrays/{}/{verb}", escaped(name)), Some(body))
             .map(drop)
             .map_err(|error| self.explain(error))
     }

@@ -20,13 +20,16 @@ pub enum Command {
     /// Looks through the block devices and the known member paths and starts every array that can be started. Always
     /// legal. Answers [`Reply::Arrays`]: those that it started.
     AssembleScan,
-    /// Flushes an array, marks it clean and lets its members go. Legal while no client is connected, or with `force`.
-    /// Answers [`Reply::Done`].
+    /// Flushes an array, marks it clean and lets its members go. Legal while no client is connected, or with `force`; with
+    /// `release` also where it does not run, but is remembered. Answers [`Reply::Done`].
     Stop {
         /// The array.
         name: String,
         /// Disconnects the clients first.
         force: bool,
+        /// Forgets it, too, so that mdadm and the kernel may take it.
+        #[serde(default)]
+        release: bool,
     },
     /// What is there. Always legal. Answers [`Reply::Arrays`], in the order of the names.
     List,

@@ -7,7 +7,7 @@
 //! | `POST /v1/arrays/assemble` | assemble | 200, the status document |
 //! | `POST /v1/arrays/scan` | assemble every array that can be found | 200, an array of status documents |
 //! | `GET /v1/arrays/{name}` | status | 200, the status document |
-//! | `POST /v1/arrays/{name}/stop` | stop; body `{"force":bool}` or none | 204 |
+//! | `POST /v1/arrays/{name}/stop` | stop; body `{"force":bool,"release":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/fail`, `remove`, `add`, `re-add` | that; body `{"device":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/replace` | replace; body `{"old":PATH,"new":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
@@ -100,6 +100,8 @@ struct DetachBody {
 struct StopBody {
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    release: bool,
 }
 
 #[derive(Deserialize)]
@@ -211,8 +213,8 @@ async fn status_of_scan<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
 
 async fn stop<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
-    let StopBody { force } = parse(body)?;
-    run(operator, Command::Stop { name, force }).await
+    let StopBody { force, release } = parse(body)?;
+    run(operator, Command::Stop { name, force, release }).await
 }
 
 async fn fail<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {

@@ -181,12 +181,19 @@ fn every_command_has_its_route() {
     assert_eq!((status, server.asked()), (200, vec![Command::Status { name: "vol0".to_owned() }]));
     assert_eq!(serde_json::from_str::<Status>(&body).unwrap(), array("vol0"));
 
-    for (body, force) in [("", false), ("{}", false), (r#"{"force":true}"#, true)] {
+    for (body, force, release) in [
+        ("", false, false),
+        ("{}", false, false),
+        (r#"{"force":true}"#, true, false),
+        (r#"{"release":true}"#, false, true),
+    ] {
         let name = "vol0".to_owned();
         assert_eq!(server.ask("POST", "/v1/arrays/vol0/stop", body), (204, String::new()));
-        assert_eq!(server.asked(), vec![Command::Stop { name: name.clone(), force }]);
-        assert_eq!(server.ask("POST", "/v1/arrays/vol0/detach", body), (204, String::new()));
-        assert_eq!(server.asked(), vec![Command::Detach { name, force }]);
+        assert_eq!(server.asked(), vec![Command::Stop { name: name.clone(), force, release }]);
+        if !release {
+            assert_eq!(server.ask("POST", "/v1/arrays/vol0/detach", body), (204, String::new()));
+            assert_eq!(server.asked(), vec![Command::Detach { name, force }]);
+        }
     }
 
     assert_eq!(server.ask("POST", "/v1/arrays/vol0/fail", r#"{"device":"/dev/sda"}"#).0, 200);

@@ -39,6 +39,12 @@ pub const ASSEMBLE_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// NBD sockets to listen on.
 pub const NBD_ADDRESSES_MAX: usize = 16;
 
+/// What root's raidd remembers is here when nobody says.
+const STATE_DIR_OF_ROOT: &str = "/var/lib/raidd";
+/// Where mdadm is told to leave raidd's arrays alone when nobody says otherwise: in a folder that it reads, if it is installed.
+const MDADM_FOLDER: &str = "/etc/mdadm";
+const MDADM_FILE: &str = "mdadm.conf.d/raidd.conf";
+
 const EXAMPLE: &str = "\
 Example:
   raidd --control /tmp/r/control.sock --nbd unix:/tmp/r/nbd.sock --nbd tcp:127.0.0.1:10809
@@ -47,6 +53,7 @@ Every option is also a key of the file, written with `_` for `-`:
   control = \"/run/raidd/control.sock\"
   nbd = [\"unix:/run/raidd/nbd.sock\", \"tcp:127.0.0.1:10809\"]
   state_dir = \"/var/lib/raidd\"
+  mdadm_conf = \"/etc/mdadm/mdadm.conf.d/raidd.conf\"
   reactors = 2
   memory = \"512M\"
   log = \"debug\"
@@ -114,6 +121,11 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     state_dir: Option<PathBuf>,
 
+    /// File in which raidd has mdadm ignore the arrays that it remembers; `none`: nowhere [default, as root with the default
+    /// --state-dir and where there is /etc/mdadm: /etc/mdadm/mdadm.conf.d/raidd.conf]
+    #[arg(long, value_name = "PATH")]
+    mdadm_conf: Option<PathBuf>,
+
     /// Threads that move data [default: one a core, at most 4]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
@@ -163,6 +175,7 @@ struct ConfigFile {
     #[serde(default)]
     exports: BTreeMap<String, ExportRules>,
     state_dir: Option<PathBuf>,
+    mdadm_conf: Option<PathBuf>,
     reactors: Option<usize>,
     #[serde(default, deserialize_with = "size_or_number")]
     memory: Option<u64>,
@@ -185,6 +198,8 @@ pub struct Config {
     pub access: AccessRules,
     /// The folder of what is remembered; absolute.
     pub state_dir: PathBuf,
+    /// Where mdadm is told which arrays to ignore, if anywhere; absolute.
+    pub mdadm_conf: Option<PathBuf>,
     /// Threads that move data; 1 to [`REACTORS_MAX`].
     pub reactors: usize,
     /// Memory for buffers, all reactors together; at least [`MEMORY_BYTES_MIN`].
@@ -230,6 +245,8 @@ pub struct Environment {
     pub rust_log: Option<String>,
     /// The file that is read if there is one and no other is named.
     pub config_file: Option<PathBuf>,
+    /// The folder of mdadm's configuration, where mdadm is installed.
+    pub mdadm_folder: Option<PathBuf>,
 }
 
 impl Environment {
@@ -245,6 +262,7 @@ impl Environment {
             home: variable("HOME"),
             rust_log: variable("RUST_LOG").map(|value| value.to_string_lossy().into_owned()),
             config_file: Some(PathBuf::from(CONFIG_FILE)),
+            mdadm_folder: Some(PathBuf::from(MDADM_FOLDER)).filter(|folder| folder.is_dir()),
         }
     }
 }
@@ -336,6 +354,16 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
         None => default_state_dir(environment)?,
     };
 
+    let mdadm_conf = match options.mdadm_conf.or(file.mdadm_conf) {
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(absolute(&path)?),
+        // One file can hold the arrays of one raidd: those of the machine's own, not of one that is tried out.
+        None if environment.is_root && state_dir == Path::new(STATE_DIR_OF_ROOT) => {
+            environment.mdadm_folder.as_ref().map(|folder| folder.join(MDADM_FILE))
+        }
+        None => None,
+    };
+
     let reactors =
         options.reactors.or(file.reactors).unwrap_or(environment.cores.clamp(1, REACTORS_DEFAULT_MAX));
     if !(1..=REACTORS_MAX).contains(&reactors) {
@@ -376,6 +404,7 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
         tls,
         access,
         state_dir,
+        mdadm_conf,
         reactors,
         memory_bytes,
         assemble_wait: file.assemble_wait.unwrap_or(ASSEMBLE_WAIT_DEFAULT),
@@ -408,7 +437,7 @@ fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 
 fn default_state_dir(environment: &Environment) -> Result<PathBuf, ConfigError> {
     if environment.is_root {
-        return Ok(PathBuf::from("/var/lib/raidd"));
+        return Ok(PathBuf::from(STATE_DIR_OF_ROOT));
     }
     let state_home = environment.state_home.as_ref().map(PathBuf::from);
     let home = environment.home.as_ref().map(|home| Path::new(home).join(".local/state"));

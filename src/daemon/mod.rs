@@ -11,13 +11,16 @@ pub mod config;
 mod event_log;
 mod exports;
 mod faults;
+mod inherited;
 mod listening;
+mod mdadm_conf;
 mod members;
 mod membership;
 mod operator;
 mod patience;
 mod probe;
 mod registry;
+mod release;
 mod report;
 mod returning;
 mod saved;
@@ -35,6 +38,8 @@ use nix::sys::signal::{SigSet, Signal};
 use self::config::Config;
 use self::event_log::EventLog;
 use self::exports::Service;
+use self::inherited::Inherited;
+use self::mdadm_conf::MdadmConf;
 use self::operator::Operator;
 use self::saved::StateDir;
 use crate::control;
@@ -58,11 +63,16 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     signals.add(Signal::SIGINT);
     signals.thread_block().context("cannot block signals")?;
 
+    let mut inherited = Inherited::receive()?;
     allow_many_files();
     serve_local_disks();
     let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
-    let state = StateDir::open(&config.state_dir).map_err(|why| anyhow!(why))?;
-    let socket = control::bind(&config.control)?;
+    let mdadm = MdadmConf::at(config.mdadm_conf.clone());
+    let state = StateDir::open(&config.state_dir, mdadm).map_err(|why| anyhow!(why))?;
+    let socket = match inherited.control(&config.control)? {
+        Some(socket) => socket,
+        None => control::bind(&config.control)?,
+    };
     let engine_bytes = (config.memory_bytes as usize * 3 / 8).max(Memory::MIN_BYTES);
     let memory = Memory::new(engine_bytes).context("cannot map memory: lower --memory")?;
     let (reactors, threads) = start_reactors(config.reactors)?;
@@ -70,7 +80,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let nbd_bytes = config.memory_bytes as usize - engine_bytes;
     let service = Service::new(registry, Arc::new(reactors.clone()), nbd_bytes, tls, config.access.clone())
         .context("cannot map memory: lower --memory")?;
-    let listeners = config.nbd.iter().map(listening::bind).collect::<anyhow::Result<Vec<_>>>()?;
+    let listeners = config.nbd.iter().map(|config| match inherited.nbd(&config.address)? {
+        Some(socket) => Ok((socket, None)),
+        None => listening::bind(config),
+    });
+    let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
+    inherited.finish()?;
 
     if config.enable_fault_injection {
         tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");

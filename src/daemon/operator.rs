@@ -113,11 +113,11 @@ impl Operator {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, StateDir> {
+    pub(super) fn state(&self) -> MutexGuard<'_, StateDir> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<String, String>> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -442,21 +442,30 @@ impl Operator {
         let Some(entry) = self.service.registry.get(name) else {
             return self.forget_inactive(name);
         };
-        if let Some(device) = device_of(&entry.uuid) {
-            if !force {
-                let why = format!(
-                    "{name} is attached as {device}: raidctl detach {name} first, or stop it with --force"
-                );
-                return Err(problem(ProblemCode::ArrayInUse, why));
-            }
-            self.detach_device(&entry.uuid, name, true).await?;
-        }
+        self.without_device(&entry.uuid, name, force).await?;
         self.stop_entry(&entry, force).await?;
         let uuid = format_uuid(&entry.uuid);
         self.remember(|state| state.update(&uuid, |array| array.start = false));
         self.events.teller().tell(name, "DeviceDisappeared", None);
         tracing::info!(array = name, "stopped");
         Ok(Reply::Done)
+    }
+
+    /// Makes sure that an array is not attached, with `force` by taking its device away.
+    pub(super) async fn without_device(
+        &self,
+        uuid: &[u8; 16],
+        name: &str,
+        force: bool,
+    ) -> Result<(), Problem> {
+        let Some(device) = device_of(uuid) else { return Ok(()) };
+        if !force {
+            let why = format!(
+                "{name} is attached as {device}: raidctl detach {name} first, or stop it with --force"
+            );
+            return Err(problem(ProblemCode::ArrayInUse, why));
+        }
+        self.detach_device(uuid, name, true).await.map(drop)
     }
 
     /// An array that does not run, but should, is told not to.
@@ -468,7 +477,7 @@ impl Operator {
         Ok(Reply::Done)
     }
 
-    async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
+    pub(super) async fn stop_entry(&self, entry: &Arc<Entry>, force: bool) -> Result<(), Problem> {
         let name = &entry.name;
         let clients = entry.close(force).map_err(|connected| {
             let why = format!(
@@ -571,7 +580,8 @@ impl control::Operator for Operator {
             Command::Create(spec) => self.create(spec).await,
             Command::Assemble(request) => self.assemble(request).await,
             Command::AssembleScan => self.scan().await,
-            Command::Stop { name, force } => self.stop(&name, force).await,
+            Command::Stop { name, force, release: false } => self.stop(&name, force).await,
+            Command::Stop { name, force, release: true } => self.release(&name, force).await,
             Command::List => self.list().await,
             Command::Status { name } => self.status(&name).await,
             Command::Fail { name, device } => self.fail(&name, device).await,

@@ -2,6 +2,8 @@
 //!
 //! One file in the state directory, replaced as a whole (written beside, synced, renamed), so that a crash leaves the
 //! old or the new one. The truth about an array is in its superblocks; this only says where to look.
+//!
+//! Whatever is remembered is also kept from mdadm (`mdadm_conf`): its line is there before the array is remembered.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::mdadm_conf::MdadmConf;
 use crate::api::{Status, Tuning};
 
 /// One array.
@@ -70,12 +73,14 @@ const VERSION: u32 = 1;
 pub struct StateDir {
     file: PathBuf,
     document: Document,
+    mdadm: MdadmConf,
     _lock: Flock<File>,
 }
 
 impl StateDir {
-    /// Takes a state directory, making it if it is missing. An error is one line: what, why, what to do.
-    pub fn open(path: &Path) -> Result<StateDir, String> {
+    /// Takes a state directory, making it if it is missing, and keeps from mdadm what is remembered in it. An error is one
+    /// line: what, why, what to do.
+    pub fn open(path: &Path, mdadm: MdadmConf) -> Result<StateDir, String> {
         let failed = |what: &str, error: io::Error| {
             format!(
                 "state directory {}: cannot {what}: {error}; choose another with --state-dir",
@@ -100,7 +105,9 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Document::default(),
             Err(error) => return Err(failed("read arrays.json", error)),
         };
-        Ok(StateDir { file, document, _lock: lock })
+        let state = StateDir { file, document, mdadm, _lock: lock };
+        state.keep_from_mdadm();
+        Ok(state)
     }
 
     /// All that is remembered.
@@ -124,7 +131,30 @@ impl StateDir {
         self.write()
     }
 
+    /// Forgets an array.
+    pub fn forget(&mut self, uuid: &str) -> io::Result<()> {
+        self.document.arrays.retain(|array| array.uuid != uuid);
+        self.write()
+    }
+
+    /// From now on mdadm may have this array, though it is remembered yet. An error is one line.
+    pub fn let_mdadm_have(&self, uuid: &str) -> Result<(), String> {
+        self.mdadm.ignore(self.uuids().filter(|known| *known != uuid))
+    }
+
+    /// Keeps all that is remembered from mdadm. What goes wrong is said, and stops nothing that works.
+    pub fn keep_from_mdadm(&self) {
+        if let Err(why) = self.mdadm.ignore(self.uuids()) {
+            tracing::error!("{why}");
+        }
+    }
+
+    fn uuids(&self) -> impl Iterator<Item = &str> {
+        self.document.arrays.iter().map(|array| array.uuid.as_str())
+    }
+
     fn write(&mut self) -> io::Result<()> {
+        self.keep_from_mdadm();
         self.document.version = VERSION;
         let beside = self.file.with_extension("json.new");
         let mut file = File::create(&beside)?;

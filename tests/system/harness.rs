@@ -96,6 +96,14 @@ fn limited(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+fn wait_until_connected(socket: &Path) {
+    let deadline = Instant::now() + DAEMON_PATIENCE;
+    while UnixStream::connect(socket).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens on {}", socket.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn run_command(command: &mut Command) -> Ran {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -148,6 +156,39 @@ impl Home {
 
     /// Starts a daemon with more options.
     pub fn start_with(&self, extra: &[&str]) -> Raidd {
+        self.start_as(Command::new(env!("CARGO_BIN_EXE_raidd")), extra)
+    }
+
+    /// Starts a daemon by a program that listens on sockets in its stead and passes them on; `listen` says where and as what,
+    /// as `systemd-socket-activate` reads it. The first client wakes the daemon.
+    pub fn start_activated(&self, listen: &[&str], first: &Path, extra: &[&str]) -> Raidd {
+        let first = first.to_owned();
+        let client = std::thread::spawn(move || wait_until_connected(&first));
+        let raidd = self.start_as(self.activated(listen), extra);
+        client.join().unwrap();
+        raidd
+    }
+
+    /// Runs such a daemon, which is expected to end by itself.
+    pub fn activated_to_its_end(&self, listen: &[&str], first: &Path, extra: &[&str]) -> Ran {
+        let first = first.to_owned();
+        let client = std::thread::spawn(move || wait_until_connected(&first));
+        let mut ran = run_command(&mut self.raidd_command(self.activated(listen), extra));
+        client.join().unwrap();
+        // What the other program says of itself comes before.
+        ran.stderr =
+            ran.stderr.lines().filter(|line| line.starts_with("raidd: ")).collect::<Vec<_>>().join("\n");
+        ran.stderr += "\n";
+        ran
+    }
+
+    fn activated(&self, listen: &[&str]) -> Command {
+        let mut command = Command::new("systemd-socket-activate");
+        command.args(["-E", "NOTIFY_SOCKET"]).args(listen).arg(env!("CARGO_BIN_EXE_raidd"));
+        command
+    }
+
+    fn start_as(&self, program: Command, extra: &[&str]) -> Raidd {
         let ready_path = self.path("ready.sock");
         if ready_path.exists() {
             std::fs::remove_file(&ready_path).unwrap();
@@ -156,7 +197,7 @@ impl Home {
         ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let log_path = self.path("raidd.log");
         let log = File::options().create(true).append(true).open(&log_path).unwrap();
-        let mut command = self.raidd_command(Command::new(env!("CARGO_BIN_EXE_raidd")), extra);
+        let mut command = self.raidd_command(program, extra);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.env_remove("RAIDD_CONTROL").env_remove("RUST_LOG").env("NOTIFY_SOCKET", &ready_path);
         let child = command.spawn().unwrap();

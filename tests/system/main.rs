@@ -3,6 +3,7 @@
 //! Each test has a daemon, a folder and disks of its own, and leaves nothing behind, also when it fails. A test that
 //! lacks a tool or a right prints a line `SKIPPED: why` and ends.
 
+mod activation;
 mod bad_input;
 mod clients;
 mod crashed_ext4;
@@ -13,6 +14,7 @@ mod harness;
 mod limits;
 mod load;
 mod maps;
+mod mdadm_conf;
 mod members;
 mod mounted;
 mod pki;
@@ -22,6 +24,7 @@ mod recovery;
 mod restart;
 mod returning;
 mod tls;
+mod units;
 mod verify_fio;
 mod vm;
 mod watch;

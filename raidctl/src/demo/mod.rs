@@ -90,7 +90,7 @@ fn in_folder(options: &DemoOptions, folder: &Path, interrupt: &Interrupt) -> Res
     };
     let began = Instant::now();
     wait_until_alone(&daemon)?;
-    daemon.control.stop(NAME, false)?;
+    daemon.control.stop(NAME, false, false)?;
     daemon.stop()?;
     report.step("stop", began.elapsed(), "array flushed and marked clean, raidd ended".to_owned());
     Ok((report, different))

@@ -60,6 +60,7 @@ fn roots_defaults() {
             tls: None,
             access: everybody(),
             state_dir: "/var/lib/raidd".into(),
+            mdadm_conf: None,
             reactors: 4,
             memory_bytes: 256 << 20,
             assemble_wait: Duration::from_secs(30),
@@ -67,6 +68,23 @@ fn roots_defaults() {
             log_filter: "info".to_owned(),
         }
     );
+}
+
+#[test]
+fn mdadm_is_told_by_the_machines_own_raidd_alone() {
+    let with_mdadm =
+        |environment: Environment| Environment { mdadm_folder: Some("/etc/mdadm".into()), ..environment };
+    let file = |arguments: &[&str], environment| config(arguments, &with_mdadm(environment)).mdadm_conf;
+    let usual = Some(PathBuf::from("/etc/mdadm/mdadm.conf.d/raidd.conf"));
+    assert_eq!(file(&[], root()), usual);
+    assert_eq!(file(&["--state-dir", "/var/lib/raidd"], root()), usual);
+    assert_eq!(file(&["--state-dir", "/other"], root()), None);
+    assert_eq!(file(&[], user()), None);
+    assert_eq!(file(&["--mdadm-conf", "none"], root()), None);
+    assert_eq!(file(&["--mdadm-conf", "/m/x.conf"], user()), Some("/m/x.conf".into()));
+    let (_folder, path) = with_file("mdadm_conf = \"/f/raidd.conf\"\n");
+    assert_eq!(file(&["--config", &path], user()), Some("/f/raidd.conf".into()));
+    assert_eq!(config(&[], &root()).mdadm_conf, None, "there is no mdadm");
 }
 
 #[test]
@@ -108,6 +126,7 @@ fn options_win_over_environment_over_file() {
             tls: None,
             access: everybody(),
             state_dir: "/f/state".into(),
+            mdadm_conf: None,
             reactors: 3,
             memory_bytes: 64 << 20,
             assemble_wait: Duration::from_millis(500),
@@ -147,6 +166,7 @@ fn options_win_over_environment_over_file() {
             tls: None,
             access: everybody(),
             state_dir: "/o/state".into(),
+            mdadm_conf: None,
             reactors: 1,
             memory_bytes: 1 << 30,
             assemble_wait: Duration::from_millis(500),

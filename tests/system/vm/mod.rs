@@ -4,6 +4,7 @@
 //! files that pass between raidd on the host, raidd in a guest, and md in a guest.
 
 mod attach;
+mod boot;
 mod filesystem;
 mod interop;
 mod rig;
