@@ -3,5 +3,10 @@
 //! A test is a shell script that a guest runs (`*.sh` here), and what is made of its words. Images of members are sparse
 //! files that pass between raidd on the host, raidd in a guest, and md in a guest.
 
+mod arrays;
+mod crashed;
+mod geometries;
+mod handover;
 mod interop;
+mod lost;
 mod rig;
