@@ -6,6 +6,9 @@
 mod arrays;
 mod crashed;
 mod geometries;
+mod given;
+#[path = "../../format/golden.rs"]
+mod golden;
 mod handover;
 mod interop;
 mod lost;
