@@ -26,7 +26,13 @@ pub struct Disks {
 impl Disks {
     /// Sparse files of so many MiB, named `prefix0`, `prefix1` and so on.
     pub fn files(home: &Home, prefix: &str, count: usize, mib: u64) -> Disks {
-        let paths = (0..count).map(|number| file(home, &format!("{prefix}{number}"), mib * MIB));
+        Disks::of_sizes(home, prefix, std::iter::repeat_n(mib * MIB, count))
+    }
+
+    /// Sparse files of so many bytes each, named alike.
+    pub fn of_sizes(home: &Home, prefix: &str, sizes: impl IntoIterator<Item = u64>) -> Disks {
+        let files = sizes.into_iter().enumerate();
+        let paths = files.map(|(number, bytes)| file(home, &format!("{prefix}{number}"), bytes));
         Disks { paths: paths.collect(), _loops: Vec::new() }
     }
 

@@ -90,9 +90,19 @@ impl Load {
     pub fn check(&mut self, home: &Home) {
         let mut client = home.client(&self.name);
         for region in &mut self.regions {
-            region.check(&mut client);
+            let mut data = vec![0; region.known.len() * SECTOR];
+            client.read(region.first * SECTOR as u64, &mut data).unwrap();
+            region.check(&data);
         }
         client.disconnect().unwrap();
+    }
+
+    /// The same of what somebody else has read, from the beginning of the array.
+    #[track_caller]
+    pub fn check_content(&mut self, content: &[u8]) {
+        for region in &mut self.regions {
+            region.check(&content[region.first as usize * SECTOR..][..region.known.len() * SECTOR]);
+        }
     }
 }
 
@@ -120,9 +130,7 @@ impl Region {
     }
 
     #[track_caller]
-    fn check(&mut self, client: &mut Client<UnixStream>) {
-        let mut data = vec![0; self.known.len() * SECTOR];
-        client.read(self.first * SECTOR as u64, &mut data).unwrap();
+    fn check(&mut self, data: &[u8]) {
         for (index, known) in self.known.iter_mut().enumerate() {
             let sector = self.first + index as u64;
             let found = &data[index * SECTOR..][..SECTOR];

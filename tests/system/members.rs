@@ -17,7 +17,8 @@ use super::harness::{Home, need, run, skip};
 const LEVELS: [(u8, usize, &[usize]); 6] =
     [(0, 3, &[]), (1, 3, &[0, 2]), (4, 3, &[2]), (5, 4, &[1]), (6, 5, &[0, 2]), (10, 4, &[1, 3])];
 
-fn read_all(home: &Home, name: &str) -> Vec<u8> {
+/// Everything that an array holds.
+pub fn read_all(home: &Home, name: &str) -> Vec<u8> {
     let mut client = home.client(name);
     let mut data = vec![0; usize::try_from(client.size_bytes()).unwrap()];
     client.read(0, &mut data).unwrap();

@@ -33,7 +33,7 @@ fn raidd_dies_ten_times_under_a_filesystem_that_is_written() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let guest = Guest::new(include_str!("restart.sh")).argument("12").patience(240);
+    let guest = Guest::new(include_str!("restart.sh")).argument("12");
     let output = with_disks(guest, folder.path(), 3, 96).run().ok();
     assert_eq!((said(&output, "rounds"), said(&output, "io errors")), ("12", "0"));
     assert_eq!(said(&output, "mismatches"), "\"mismatches\":0");

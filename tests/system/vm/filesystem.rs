@@ -12,7 +12,7 @@ fn a_member_is_lost_under(kind: &str, trouble: &str, level: &str, members: usize
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut guest = Guest::new(include_str!("filesystem.sh")).patience(240);
+    let mut guest = Guest::new(include_str!("filesystem.sh"));
     let names = ["/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"];
     for argument in [kind, trouble, level].iter().chain(&names[..=members]) {
         guest = guest.argument(*argument);
@@ -52,7 +52,7 @@ fn memory_full_of_what_is_to_be_written_is_no_deadlock() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let guest = Guest::new(include_str!("memory.sh")).memory_mib(256).patience(240);
+    let guest = Guest::new(include_str!("memory.sh")).memory_mib(256);
     let output = with_disks(guest, folder.path(), 3, 220).run().ok();
     assert_ne!(said(&output, "locked"), "0", "raidd may be paged out");
     assert_eq!(said(&output, "size"), (180u64 << 20).to_string());

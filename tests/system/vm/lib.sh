@@ -9,15 +9,22 @@ fail() {            # fail WHY...: says so, with what the kernel knows, and ends
     exit 1
 }
 
+scsi_disk() {       # scsi_disk NUMBER: its name; they are given as the kernel comes by, in whatever order
+    ls "/sys/bus/scsi/devices/0:0:$1:0/block"
+}
+
 with_md() {         # loads the md driver
     modprobe raid0 && modprobe raid1 && modprobe raid10 && modprobe crc32c_generic && modprobe raid456 || fail "no md driver"
 }
 
-md_settle() {       # md_settle MD: waits until the kernel's array does nothing of its own
-    action=/sys/block/$1/md/sync_action
+md_settle() {       # md_settle MD...: waits until the kernel's arrays do nothing of their own
     quiet=0
-    while [ -e "$action" ] && [ $quiet -lt 2 ]; do
-        if [ "$(cat "$action")" = idle ]; then quiet=$((quiet + 1)); else quiet=0; fi
+    while [ $quiet -lt 2 ]; do
+        quiet=$((quiet + 1))
+        for md; do
+            action=/sys/block/$md/md/sync_action
+            if [ -e "$action" ] && [ "$(cat "$action")" != idle ]; then quiet=0; fi
+        done
         sleep 0.1
     done
 }
@@ -35,10 +42,6 @@ md_mismatches() {   # md_mismatches MD: compares all redundancy; prints how many
 content() {         # content DEVICE: sha256 of all of it, from the disks and not from caches
     echo 3 >/proc/sys/vm/drop_caches
     sha256sum "$1" | cut -d' ' -f1
-}
-
-sectors_written() { # sectors_written DISK: by anybody, since the guest was started
-    awk '{ print $7 }' "/sys/block/$1/stat"
 }
 
 raidd_start() {     # raidd_start [OPTION...]: starts raidd, waits until it serves; $raidd is its process

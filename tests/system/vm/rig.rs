@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use super::super::harness::{need, raidctl_program, skip};
 
-/// Functions of a PCI slot: so many disks share one.
-const DISKS_PER_SLOT: usize = 8;
-/// The slots below are the machine's own.
+/// The PCI slots below are the machine's own.
 const FIRST_SLOT: usize = 4;
 const SLOTS: usize = 32;
+/// What a guest may take, also where others want the same processors.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Disks that the SCSI controller has, at most.
+const SCSI_DISKS_MAX: usize = 256;
 
 /// Whether guests can be run. If not, it says that the test is skipped.
 pub fn can_run() -> bool {
@@ -41,12 +43,12 @@ fn folder() -> PathBuf {
 pub struct Guest {
     script: &'static str,
     arguments: Vec<String>,
-    disks: Vec<Disk>,
+    disks: Vec<PathBuf>,
+    scsi_disks: Vec<ScsiDisk>,
     memory_mib: u32,
-    patience: Duration,
 }
 
-struct Disk {
+struct ScsiDisk {
     image: PathBuf,
     operations_per_sec: Option<u32>,
 }
@@ -66,6 +68,13 @@ impl Ended {
     /// What the script said; it must have ended well.
     #[track_caller]
     pub fn ok(self) -> String {
+        self.assert_ok();
+        self.output
+    }
+
+    /// It must have ended well.
+    #[track_caller]
+    pub fn assert_ok(&self) {
         assert_eq!(
             self.status,
             Some(0),
@@ -73,10 +82,9 @@ impl Ended {
             self.output,
             tail(&self.kernel)
         );
-        self.output
     }
 
-    /// The words after `key: ` on the first line that begins so. Panics if the script did not say it.
+    /// The words after `key:` on the first line that begins so. Panics if the script did not say it.
     #[track_caller]
     pub fn said(&self, key: &str) -> &str {
         said(&self.output, key)
@@ -93,11 +101,11 @@ pub fn with_disks(mut guest: Guest, folder: &Path, count: usize, mib: u64) -> Gu
     guest
 }
 
-/// The words after `key: ` on the first line of `output` that begins so.
+/// The words after `key:` on the first line of `output` that begins so.
 #[track_caller]
 pub fn said<'a>(output: &'a str, key: &str) -> &'a str {
-    let line = output.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
-    line.unwrap_or_else(|| panic!("the guest did not say {key:?}:\n{output}"))
+    let line = output.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.map(str::trim).unwrap_or_else(|| panic!("the guest did not say {key:?}:\n{output}"))
 }
 
 fn tail(text: &str) -> String {
@@ -108,13 +116,7 @@ fn tail(text: &str) -> String {
 impl Guest {
     /// A guest that runs a script; `vm/lib.sh` says what scripts can use.
     pub fn new(script: &'static str) -> Guest {
-        Guest {
-            script,
-            arguments: Vec::new(),
-            disks: Vec::new(),
-            memory_mib: 512,
-            patience: Duration::from_secs(120),
-        }
+        Guest { script, arguments: Vec::new(), disks: Vec::new(), scsi_disks: Vec::new(), memory_mib: 512 }
     }
 
     /// Gives the script one more argument, of one line.
@@ -127,24 +129,26 @@ impl Guest {
 
     /// Gives it one more disk: /dev/vda, /dev/vdb, ... in the order of these calls.
     pub fn disk(mut self, image: impl Into<PathBuf>) -> Guest {
-        self.disks.push(Disk { image: image.into(), operations_per_sec: None });
+        self.disks.push(image.into());
         self
     }
 
-    /// One more disk that is slow, so that much is under way at any moment.
-    pub fn slow_disk(mut self, image: impl Into<PathBuf>, operations_per_sec: u32) -> Guest {
-        self.disks.push(Disk { image: image.into(), operations_per_sec: Some(operations_per_sec) });
+    /// Gives it one more disk of the kind to have hundreds of: number 0, 1, ... in the order of these calls, whose names
+    /// `scsi_disk` in lib.sh tells. Each of the others costs the guest a fifth of a second, and two interrupts of 200.
+    pub fn scsi_disk(mut self, image: impl Into<PathBuf>) -> Guest {
+        self.scsi_disks.push(ScsiDisk { image: image.into(), operations_per_sec: None });
+        self
+    }
+
+    /// One more of them that is slow, so that much is under way at any moment.
+    pub fn slow_scsi_disk(mut self, image: impl Into<PathBuf>, operations_per_sec: u32) -> Guest {
+        self.scsi_disks.push(ScsiDisk { image: image.into(), operations_per_sec: Some(operations_per_sec) });
         self
     }
 
     /// So much memory instead of half a GiB.
     pub fn memory_mib(self, memory_mib: u32) -> Guest {
         Guest { memory_mib, ..self }
-    }
-
-    /// How long it may take; two minutes unless told otherwise.
-    pub fn patience(self, seconds: u64) -> Guest {
-        Guest { patience: Duration::from_secs(seconds), ..self }
     }
 
     /// Runs it to the end of its script.
@@ -201,7 +205,7 @@ impl Guest {
         self.plug_in(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaints).unwrap());
         let mut machine = Machine(command.spawn().expect("qemu starts"));
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + PATIENCE;
         let read =
             |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         while machine.0.try_wait().unwrap().is_none() {
@@ -244,30 +248,43 @@ impl Guest {
     }
 
     fn plug_in(&self, command: &mut Command) {
-        assert!(self.disks.len() <= (SLOTS - FIRST_SLOT) * DISKS_PER_SLOT, "too many disks for one guest");
-        for (index, disk) in self.disks.iter().enumerate() {
-            let file = format!("driver=file,node-name=file{index},discard=unmap,filename=");
-            command.arg("-blockdev").arg(option(&file, &disk.image, ""));
+        assert!(self.disks.len() <= SLOTS - FIRST_SLOT, "too many disks for one guest");
+        for (index, image) in self.disks.iter().enumerate() {
+            let drive = open_image(command, &format!("disk{index}"), image);
+            // Slots are looked through in order, so the order of the disks' names is certain.
+            let slot = FIRST_SLOT + index;
             command
-                .arg("-blockdev")
-                .arg(format!("driver=raw,node-name=raw{index},file=file{index},discard=unmap"));
-            let mut drive = format!("raw{index}");
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive={drive},addr={slot:x},serial=disk{index}"));
+        }
+        if self.scsi_disks.is_empty() {
+            return;
+        }
+        assert!(self.scsi_disks.len() <= SCSI_DISKS_MAX, "too many disks for one guest");
+        command.args(["-device", "virtio-scsi-pci,id=scsi,num_queues=1"]);
+        for (index, disk) in self.scsi_disks.iter().enumerate() {
+            let mut drive = open_image(command, &format!("scsi{index}"), &disk.image);
             if let Some(operations) = disk.operations_per_sec {
-                command
-                    .arg("-object")
-                    .arg(format!("throttle-group,id=group{index},x-iops-total={operations}"));
-                let slow = format!(
-                    "driver=throttle,node-name=slow{index},throttle-group=group{index},file=raw{index}"
-                );
-                command.arg("-blockdev").arg(slow);
+                let group = format!("throttle-group,id=group{index},x-iops-total={operations}");
+                let slow =
+                    format!("driver=throttle,node-name=slow{index},throttle-group=group{index},file={drive}");
+                command.arg("-object").arg(group).arg("-blockdev").arg(slow);
                 drive = format!("slow{index}");
             }
-            let (slot, function) = (FIRST_SLOT + index / DISKS_PER_SLOT, index % DISKS_PER_SLOT);
-            // Slots and functions are looked through in order, so the order of the disks' names is certain.
-            let place = format!("addr={slot:x}.{function:x},multifunction=on");
-            command.arg("-device").arg(format!("virtio-blk-pci,drive={drive},{place},serial=disk{index}"));
+            command.arg("-device").arg(format!("scsi-hd,bus=scsi.0,scsi-id={index},lun=0,drive={drive}"));
         }
     }
+}
+
+/// Makes an image known to qemu, by the name that is returned. Flushes end in the host's memory, which outlives a guest
+/// whose plug is pulled: what such a guest loses is what it had not handed over.
+fn open_image(command: &mut Command, name: &str, image: &Path) -> String {
+    let (discard, flush) = ("discard=unmap", "cache.no-flush=on");
+    let file = format!("driver=file,node-name={name}file,{discard},{flush},filename=");
+    command.arg("-blockdev").arg(option(&file, image, ""));
+    let raw = format!("driver=raw,node-name={name},file={name}file,{discard},{flush}");
+    command.arg("-blockdev").arg(raw);
+    name.to_owned()
 }
 
 /// qemu's commas separate options.
