@@ -75,7 +75,7 @@ case $kind in
 esac || fail "fsck: $(cat /tmp/fsck)"
 mount -t "$kind" /dev/nbd0 /mnt || fail "mount again"
 compare
-written=$(sectors_written vdb)
+written=$(awk '{ print $7 }' /sys/block/vdb/stat)
 rm -rf /mnt/a /mnt/b
 sync
 echo "trimmed: $(fstrim -v /mnt)" || fail fstrim

@@ -83,29 +83,30 @@ fn the_kernel_finishes_what_raidd_left_half_done() {
     let mut raidd = home.start();
     let mut arrays = Vec::new();
     for shape in &SHAPES {
-        for (action, end) in
-            [("recovery", "stop"), ("recovery", "kill"), ("replace", "stop"), ("replace", "kill")]
-        {
-            let array = Made::new(&home, shape, &format!("{action}-{end}"), 16);
-            home.ok(format!("tune {} recovery_min=0 recovery_max=1M", array.name));
-            arrays.push((array, action, end));
+        let ways = [("recovery", "stop"), ("recovery", "kill"), ("replace", "stop"), ("replace", "kill")];
+        let made: Vec<_> = ways
+            .into_iter()
+            .map(|(action, end)| (Made::new(&home, shape, &format!("{action}-{end}"), 16), action, end))
+            .collect();
+        // A few at a time, so that all of them are caught in the middle.
+        for (array, action, _) in &made {
+            let (name, member, spare) = (&array.name, array.disk(1), &array.spare);
+            home.ok(format!("tune {name} recovery_min=0 recovery_max=2M"));
+            if *action == "recovery" {
+                home.ok(format!("fail {name} {member}"));
+                home.ok(format!("add {name} {spare}"));
+            } else {
+                home.ok(format!("replace {name} {member} {spare}"));
+            }
         }
-    }
-    for (array, action, _) in &arrays {
-        let (name, member, spare) = (&array.name, array.disk(1), &array.spare);
-        if *action == "recovery" {
-            home.ok(format!("fail {name} {member}"));
-            home.ok(format!("add {name} {spare}"));
-        } else {
-            home.ok(format!("replace {name} {member} {spare}"));
+        for (array, _, _) in &made {
+            home.wait_for(&array.name, |status| status.sync.done_bytes > 4 << 20);
+            home.ok(format!("pause {}", array.name));
         }
-    }
-    for (array, _, _) in &arrays {
-        home.wait_for(&array.name, |status| status.sync.done_bytes > 4 << 20);
-        home.ok(format!("pause {}", array.name));
+        arrays.extend(made.into_iter().map(|(array, _, end)| (array, end)));
     }
     let mut handover = Handover::default();
-    for (array, _, end) in &mut arrays {
+    for (array, end) in &mut arrays {
         let name = array.name.clone();
         // Below the offset and above it.
         array.scribble(&home, 5);
@@ -116,12 +117,12 @@ fn the_kernel_finishes_what_raidd_left_half_done() {
         }
     }
     raidd.kill();
-    for (array, _, _) in &arrays {
+    for (array, _) in &arrays {
         handover.give(&array.name, array.bytes(), &array.all());
     }
-    let offsets: Vec<_> = arrays.iter().map(|(array, _, _)| recovery_offset(&home, &array.spare)).collect();
+    let offsets: Vec<_> = arrays.iter().map(|(array, _)| recovery_offset(&home, &array.spare)).collect();
     let taken = handover.run();
-    for ((array, _, _), offset) in arrays.iter().zip(offsets) {
+    for ((array, _), offset) in arrays.iter().zip(offsets) {
         let name = array.name.as_str();
         taken.assert_whole(name, &array.content);
         let size = examine(&home, &array.spare)["member_size_bytes"].as_u64().unwrap();
@@ -135,7 +136,7 @@ fn the_kernel_finishes_what_raidd_left_half_done() {
 
     // The kernel has made them whole, and raidd sees that.
     let raidd = home.start();
-    for (array, _, end) in &arrays {
+    for (array, end) in &arrays {
         // What was killed comes back by itself.
         if *end == "stop" {
             home.ok(format!("assemble {} {}", array.name, array.all().join(" ")));
