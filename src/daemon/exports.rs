@@ -19,7 +19,9 @@ use super::array_home::{ArrayId, RemoteArray, resident};
 use super::config::{NbdAddress, NbdListener, TlsMode};
 use super::registry::{Entry, Registry};
 use crate::io::{Clock, Device, Pool, Spawn};
-use crate::nbd::{self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, Stop};
+use crate::nbd::{
+    self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
+};
 use crate::reactor::{Listener, ReactorHandle, Socket, runtime};
 use crate::tls::{Identity, TLS_BYTES_PER_CONNECTION, TlsPolicy, TlsServer, TlsStream};
 
@@ -154,18 +156,28 @@ impl Service {
         });
     }
 
-    /// Serves an array to the kernel, whose end of the connection is the other of `socket`'s; then calls `on_end`.
-    pub fn serve_kernel(&self, entry: &Arc<Entry>, socket: OwnedFd, on_end: impl FnOnce() + Send + 'static) {
+    /// Serves an array to the kernel, whose end of the connection is the other of `socket`'s, and counts it from now on;
+    /// then calls `on_end`.
+    pub fn serve_kernel(
+        &self,
+        entry: &Arc<Entry>,
+        socket: OwnedFd,
+        on_end: impl FnOnce(Option<SessionEnd>) + Send + 'static,
+    ) {
         let entry = entry.clone();
+        entry.kernel_connected();
         self.spread(move |service| async move {
             let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
             // An array that is being stopped lets nobody in: dropping the socket says so.
+            let mut ended = None;
             if let (Some(array), Some(attached)) = (remote(&entry).await, hold(&entry)) {
                 let (pools, limits) = (service.pools, Limits::default());
                 let end = nbd::serve_kernel(socket, array, attached, runtime(), pools, limits, all).await;
                 tracing::debug!(array = entry.name, %end, "connection to the kernel over");
+                ended = Some(end);
             }
-            on_end();
+            entry.kernel_disconnected();
+            on_end(ended);
         });
     }
 

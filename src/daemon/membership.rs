@@ -19,6 +19,7 @@ use super::registry::Entry;
 use super::report;
 use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
+use crate::io::Device;
 use crate::md::format_uuid;
 use crate::reactor::{Disk, runtime};
 
@@ -283,6 +284,15 @@ impl Operator {
         self.remember(|state| {
             state.update(&format_uuid(&entry.uuid), |saved| saved.tuning = tuning.or(saved.tuning))
         });
+        if tuning.write_through == Some(true) {
+            // What was answered before is meant, too.
+            let flushed = Self::on_array(&entry, |array| async move {
+                let not_yet =
+                    |error| Refusal::NotNow(format!("what was written before cannot be flushed: {error}"));
+                array.flush().await.map_err(not_yet)
+            });
+            flushed.await?;
+        }
         if tuning.member_timeout_ms.is_some() {
             self.update_device(&entry).await;
         }

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use tokio::sync::broadcast;
 
 use super::array_home::{ArrayId, move_out, resident, settle_in};
-use super::attach::{Ends, device_of};
+use super::attach::Ends;
 use super::config::{Config, NbdListener};
 use super::event_log::{EventLog, Teller};
 use super::exports::{Service, stop_clients};
@@ -222,7 +222,7 @@ impl Operator {
         };
         self.remember(|state| state.put(saved));
         self.attach_again(&entry).await;
-        status.device = device_of(&facts.uuid);
+        status.device = self.device_of(&facts.uuid);
         Ok(status)
     }
 
@@ -440,6 +440,9 @@ impl Operator {
     async fn stop(&self, name: &str, force: bool) -> Result<Reply, Problem> {
         let _turn = self.one_at_a_time.lock().await;
         let Some(entry) = self.service.registry.get(name) else {
+            if let Some(uuid) = self.uuid_of(name) {
+                self.without_device(&uuid, name, force).await?;
+            }
             return self.forget_inactive(name);
         };
         self.without_device(&entry.uuid, name, force).await?;
@@ -458,7 +461,7 @@ impl Operator {
         name: &str,
         force: bool,
     ) -> Result<(), Problem> {
-        let Some(device) = device_of(uuid) else { return Ok(()) };
+        let Some(device) = self.device_of(uuid) else { return Ok(()) };
         if !force {
             let why = format!(
                 "{name} is attached as {device}: raidctl detach {name} first, or stop it with --force"
@@ -532,7 +535,7 @@ impl Operator {
         let facts = self.facts_of(entry).await.ok_or_else(|| Problem::no_such_array(&entry.name))?;
         let mut status = report::status(&facts, &self.listeners, entry.connections() as u64);
         report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
-        status.device = device_of(&entry.uuid);
+        status.device = self.device_of(&entry.uuid);
         Ok(status)
     }
 
@@ -563,10 +566,14 @@ impl Operator {
     /// The arrays that should run and do not.
     fn inactive(&self) -> Vec<Status> {
         let waiting = self.waiting().clone();
-        let state = self.state();
-        let known = state.arrays().iter().filter(|array| array.start);
-        let idle = known.filter(|array| self.service.registry.get(&array.name).is_none());
-        idle.map(|array| report::inactive(&array.last, waiting.get(&array.uuid).cloned())).collect()
+        let mut idle: Vec<_> = self.state().arrays().iter().filter(|array| array.start).cloned().collect();
+        idle.retain(|array| self.service.registry.get(&array.name).is_none());
+        let status = |array: SavedArray| {
+            let mut status = report::inactive(&array.last, waiting.get(&array.uuid).cloned());
+            status.device = parse_uuid(&array.uuid).and_then(|uuid| self.device_of(&uuid));
+            status
+        };
+        idle.into_iter().map(status).collect()
     }
 }
 

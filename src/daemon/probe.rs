@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::attach::own_devices;
+use super::attach::is_own_device;
 use super::patience;
 use crate::md::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET_BYTES, Superblock};
 
@@ -59,14 +59,13 @@ fn read_superblock(path: &Path) -> Option<Superblock> {
     Superblock::parse(&bytes).ok()
 }
 
-/// All block devices of this machine but arrays that are attached, by their usual paths.
+/// All block devices of this machine but those that raidd is behind, by their usual paths.
 pub fn block_devices() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name());
     let mut paths: Vec<_> =
         names.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()).collect();
-    let own = own_devices();
-    paths.retain(|path| !own.contains(path));
+    paths.retain(|path| !is_own_device(path));
     paths.sort();
     paths
 }

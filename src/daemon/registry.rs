@@ -1,6 +1,7 @@
 //! Which arrays run, where, and who is connected to them. Shared by all threads; locked for moments only.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::array_home::ArrayId;
@@ -14,7 +15,11 @@ pub struct Entry {
     /// As stored in its superblocks.
     pub uuid: [u8; 16],
     pub home: ReactorHandle,
+    /// Held while its block device is made, changed or taken away.
+    pub device: tokio::sync::Mutex<()>,
     clients: Mutex<Clients>,
+    kernel_connections: AtomicU32,
+    device_generation: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -28,11 +33,45 @@ struct Clients {
 
 impl Entry {
     pub fn new(id: ArrayId, name: String, uuid: [u8; 16], home: ReactorHandle) -> Entry {
-        Entry { id, name, uuid, home, clients: Mutex::default() }
+        Entry {
+            id,
+            name,
+            uuid,
+            home,
+            device: tokio::sync::Mutex::default(),
+            clients: Mutex::default(),
+            kernel_connections: AtomicU32::default(),
+            device_generation: AtomicU64::default(),
+        }
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the block devices that the array has been: an end of one says nothing about the next.
+    pub fn device_generation(&self) -> u64 {
+        self.device_generation.load(Ordering::SeqCst)
+    }
+
+    /// There is another one now.
+    pub fn next_device(&self) {
+        self.device_generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Connections to the kernel of this machine.
+    pub fn kernel_connections(&self) -> u32 {
+        self.kernel_connections.load(Ordering::SeqCst)
+    }
+
+    /// One more.
+    pub fn kernel_connected(&self) {
+        self.kernel_connections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less.
+    pub fn kernel_disconnected(&self) {
+        self.kernel_connections.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Counts a client in, on this reactor; none if the array is being stopped.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::array_home::ArrayId;
+use super::attach::is_own_device;
 use super::faults::MemberDisk;
 use super::membership::Welcome;
 use super::operator::{Operator, blocking};
@@ -66,6 +67,9 @@ impl Attempts {
 impl Returning {
     /// A block device has appeared, or changed.
     pub fn note(&mut self, path: PathBuf) {
+        if is_own_device(&path) {
+            return;
+        }
         self.news.retain(|known| *known != path);
         if self.news.len() == NEWS_MAX {
             self.news.pop_front();

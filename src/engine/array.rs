@@ -78,6 +78,8 @@ pub struct Array<D, R> {
     pub(super) turn: Cell<usize>,
     pub(super) sync: SyncTask,
     pub(super) deadlines: Rc<Deadlines>,
+    /// The one lane in which discards are done.
+    pub(super) discards: RowLocks,
     /// Every write is durable when it is answered, whether that was asked for or not.
     pub(super) write_through: Cell<bool>,
     pub(super) memory: Memory,

@@ -168,6 +168,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             turn: Cell::new(0),
             sync: Default::default(),
             deadlines,
+            discards: Default::default(),
             write_through: Cell::new(false),
             memory: memory.clone(),
             runtime: runtime.clone(),

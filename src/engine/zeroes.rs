@@ -8,6 +8,7 @@ use std::ops::Range;
 use futures_util::future::join_all;
 
 use super::array::{Array, sectors};
+use super::locks::RowGuard;
 use super::stripe::OUT_OF_REACH;
 use crate::io::{Device, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Runtime, Slice, Zeroing};
 use crate::layout::{Copies, Extent, Geometry, Parity};
@@ -96,12 +97,23 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
     }
 
+    /// Discards are done one batch at a time, and only for as long as a member has for an operation: a filesystem sends them
+    /// by the gigabyte, many at once, and a member that does them at the speed of writes would be taken for one that
+    /// hangs. What there is no time for is left out; a discard is a hint.
+    async fn turn_to_discard(&self, purpose: Purpose) -> Option<RowGuard<'_>> {
+        match purpose {
+            Purpose::Discard => Some(self.discards.lock(0..1).await),
+            Purpose::Zeroes(..) => None,
+        }
+    }
+
     async fn zero_stripes(
         &self,
         parity: &Parity,
         range: Range<u64>,
         purpose: Purpose,
     ) -> Result<(), IoError> {
+        let due = self.runtime.now() + self.deadlines.timeout();
         let width = parity.stripe_sectors().bytes();
         let chunk = parity.chunk();
         let (mut first, end) = (range.start / width, range.end / width);
@@ -110,6 +122,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let stop = end.min(first + batch);
             // The same rows of whole stripes lie one behind the other on every member.
             let rows = first * chunk.0..stop * chunk.0;
+            let _turn = self.turn_to_discard(purpose).await;
+            if purpose == Purpose::Discard && self.runtime.now() >= due {
+                return Ok(());
+            }
             let _rows = self.locks.lock(rows.clone()).await;
             let _marked = self.mark(&rows).await?;
             let places: Vec<_> =
@@ -122,9 +138,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     async fn zero_copies(&self, copies: &Copies, range: Range<u64>, purpose: Purpose) -> Result<(), IoError> {
         let (start, len) = (Sector(sectors(range.start)), Sector(sectors(range.end - range.start)));
+        let due = self.runtime.now() + self.deadlines.timeout();
         for extent in copies.extents(start, len) {
             let mut at = 0;
             while at < extent.len.0 {
+                let _turn = self.turn_to_discard(purpose).await;
+                if purpose == Purpose::Discard && self.runtime.now() >= due {
+                    return Ok(());
+                }
                 let stop = extent.len.0.min(at + BATCH_BYTES / SECTOR_BYTES);
                 self.zero_extent(super::mirror::part_of(&extent, at..stop), purpose).await?;
                 at = stop;

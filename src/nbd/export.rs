@@ -66,9 +66,11 @@ pub trait Exports: Clone + 'static {
     fn attach(&self, name: &str) -> Option<Attached>;
 }
 
-/// The transmission flags of a device, for a client that is not told them by a handshake: the kernel.
+/// The transmission flags of a device, for a client that is not told them by a handshake: the kernel. Without zeroes, which
+/// it sends by the gigabyte and wants done in the time of one request.
 pub fn kernel_flags(info: &DeviceInfo) -> u16 {
     transmission_flags(info, Framing::Simple, Contexts::NONE)
+        & !(wire::FLAG_SEND_WRITE_ZEROES | wire::FLAG_SEND_FAST_ZERO)
 }
 
 fn transmission_flags(info: &DeviceInfo, framing: Framing, contexts: Contexts) -> u16 {
@@ -141,9 +143,11 @@ impl Terms {
         }
     }
 
-    /// The kernel's: it knows nothing but simple replies, and asks again what was not answered.
+    /// The kernel's: it knows nothing but simple replies, and asks again what was not answered. A connection may outlast an
+    /// array's being read-only, so only the array refuses writes.
     pub(super) fn of_kernel(info: &DeviceInfo, pools: &Pools) -> Terms {
-        Terms { resends: true, ..Terms::new(info, pools, Framing::Simple, Contexts::NONE) }
+        let info = DeviceInfo { read_only: false, ..*info };
+        Terms { resends: true, ..Terms::new(&info, pools, Framing::Simple, Contexts::NONE) }
     }
 
     /// The same for a client that was told the block sizes and has to obey them.

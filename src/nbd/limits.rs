@@ -77,7 +77,7 @@ pub struct Limits {
     /// A WRITE with an extended header that does not announce its payload, as it has to, must bring it so soon: QEMU
     /// does, and from a client that means what the protocol says nothing would come.
     pub unannounced_payload_timeout: Duration,
-    /// After a stop, requests already sent are still taken (and refused) until the peer is silent for this long,
+    /// After a stop, requests already sent are still taken until the peer is silent for this long,
     pub stop_quiet: Duration,
     /// or until this long after the stop; and a peer that takes none of its replies is cut off after this long.
     pub stop_timeout: Duration,

@@ -82,7 +82,7 @@ impl From<IoError> for SessionEnd {
 
 /// Serves one connection to its end. When this returns, nothing of it is in flight and the stream is shut down.
 ///
-/// `stop` ends it early: requests already sent by the client are refused, those under way are finished and answered.
+/// `stop` ends it early: requests already sent by the client are still served, for as long as the limits say.
 pub async fn serve<S, X, R>(
     stream: S,
     exports: X,

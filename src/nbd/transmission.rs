@@ -144,7 +144,7 @@ where
 
     /// The last moment at which a request can be dropped: nobody waits for an answer any more.
     fn start(&self, request: &Request, reserved_bytes: usize, work: Work) -> Result<(), SessionEnd> {
-        if self.session.stream.hung_up() {
+        if self.session.broken.get() || self.session.stream.hung_up() {
             drop(work); // gives its memory back before its place
             self.session.release(1, reserved_bytes);
             return Err(SessionEnd::Closed);
@@ -153,6 +153,10 @@ where
         let (cookie, offset_bytes) = (request.cookie, request.offset);
         self.session.runtime.spawn(async move {
             let result = execute(&session.device, work).await;
+            if session.terms.resends && matches!(result, Err(Failure { error: Errno::Shutdown, .. })) {
+                // The array went away meanwhile. To be told so would be an I/O error.
+                session.break_off(SessionEnd::Stopped);
+            }
             session.answer(Reply { cookie, offset_bytes, result, reserved_bytes });
         });
         Ok(())

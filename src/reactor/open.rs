@@ -3,8 +3,9 @@
 //! Blocking; done on any thread. What comes out can be sent to the reactor that will use it.
 //!
 //! Invariants (DESIGN law 10):
-//! - The lock that says "this disk is ours" is on the descriptor that does the I/O, and on no other: an exclusive flock,
-//!   and for a block device O_EXCL besides, which also keeps mounts and md away. Operations that are still in a dead
+//! - The lock that says "this disk is ours" is on the descriptor that does the I/O, and on no other: for a block device
+//!   O_EXCL, which also keeps mounts and md away, for a plain file an exclusive flock. No flock on a block device: udev takes
+//!   that for a sign that somebody is about to change it, and puts off all that it has to do with it. Operations that are still in a dead
 //!   daemon's ring hold that descriptor, so its successor does not get the lock while one of its writes can still land.
 //! - It is let go only with the last operation that uses the descriptor.
 //!
@@ -141,7 +142,7 @@ impl OpenedDisk {
         if identity != expected {
             return Err(failed(io::Error::other("it was replaced while it was being opened")));
         }
-        let file = if options.exclusive {
+        let file = if options.exclusive && !identity.is_block_device() {
             let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
             LockedFile::Locked(lock.map_err(|(_, errno)| failed(io_error(errno)))?)
         } else {

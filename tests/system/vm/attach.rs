@@ -18,13 +18,18 @@ fn an_array_is_a_block_device() {
     assert_eq!((said(&output, "after"), said(&output, "at last")), ("0 0", "0"));
     let refusals: Vec<_> =
         output.lines().filter_map(|line| line.strip_prefix("refused: raidctl: ")).collect();
-    let expected =
-        ["is not attached", "is attached as /dev/nbd2 already", "raidctl detach vol0 first", "is in use"];
+    let expected = [
+        "is not attached",
+        "is attached as /dev/nbd2 already",
+        "raidctl detach vol0 first",
+        "is in use",
+        "is not attached",
+    ];
     assert_eq!(refusals.len(), expected.len(), "{refusals:?}");
     for (refusal, expected) in refusals.iter().zip(expected) {
         assert!(refusal.contains(expected), "{refusal:?} should say {expected:?}");
     }
-    assert_eq!(said(&output, "io errors"), "0");
+    assert_eq!((said(&output, "io errors"), said(&output, "remembered")), ("0", "/dev/nbd3"));
 }
 
 #[test]
@@ -36,5 +41,7 @@ fn raidd_dies_ten_times_under_a_filesystem_that_is_written() {
     let guest = Guest::new(include_str!("restart.sh")).argument("12");
     let output = with_disks(guest, folder.path(), 3, 96).run().ok();
     assert_eq!((said(&output, "rounds"), said(&output, "io errors")), ("12", "0"));
+    // While it slept the kernel lost its patience.
+    assert_ne!(said(&output, "timeouts"), "0");
     assert_eq!(said(&output, "mismatches"), "\"mismatches\":0");
 }

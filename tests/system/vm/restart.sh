@@ -44,7 +44,15 @@ progress 3
 round=0
 while [ $round -lt "$1" ]; do
     round=$((round + 1))
-    if [ $((round % 5)) -eq 0 ]; then kill -TERM $raidd; else kill -KILL $raidd; fi
+    case $((round % 5)) in
+        0) kill -TERM $raidd; wait $raidd ;;
+        1)  # It only sleeps, for longer than the kernel has patience: that takes its sockets away, and sends again.
+            kill -STOP $raidd
+            sleep 5
+            kill -CONT $raidd
+            progress 3 ;;
+    esac
+    kill -KILL $raidd 2>/dev/null
     wait $raidd 2>/dev/null
     raidd_start
     [ "$(raidctl status vol0 | grep -o '/dev/nbd0')" = /dev/nbd0 ] || fail "not attached again"
@@ -63,6 +71,7 @@ e2fsck -fn /dev/nbd0 >/dev/null 2>&1 || fail e2fsck
 raidctl wait vol0
 raidctl scrub vol0 && raidctl wait vol0 || fail scrub
 echo "mismatches: $(raidctl --json status vol0 | grep -o '"mismatches":[0-9]*')"
+echo "timeouts: $(dmesg | grep -c 'nbd0.*timed out')"
 echo "rounds: $round"
 echo "files: $(cat /run/written) written, $(wc -l </run/last) compared"
 io_errors
