@@ -76,9 +76,10 @@ impl Default for Ends {
 /// Replaces connections that have ended. Runs until it is dropped.
 pub async fn keep(operator: Arc<Operator>) {
     let mut ended = operator.ends.receiver.lock().await;
-    let mut pause = REPLACE_PAUSE;
+    let (mut pause, mut missing) = (REPLACE_PAUSE, false);
     loop {
-        if let Ok(told) = tokio::time::timeout(REPLACE_PAUSE_MAX, ended.recv()).await {
+        let patience = if missing { pause } else { REPLACE_PAUSE_MAX };
+        if let Ok(told) = tokio::time::timeout(patience, ended.recv()).await {
             let Some(end) = told else { return };
             operator.note_end(&end).await;
         }
@@ -86,7 +87,7 @@ pub async fn keep(operator: Arc<Operator>) {
         while let Ok(end) = ended.try_recv() {
             operator.note_end(&end).await;
         }
-        let mut missing = false;
+        missing = false;
         for entry in operator.service.registry.all() {
             missing |= operator.replace_connections(&entry).await;
         }
@@ -305,9 +306,10 @@ impl Operator {
         }
     }
 
-    /// Replaces the connections of the kernel's that have ended while the array runs. True if it was done, or failed.
+    /// Replaces the connections of the kernel's that have ended while the array runs. True if there is to be another look
+    /// soon: it was done, it failed, or the device is being changed, which others do not wait for.
     async fn replace_connections(&self, entry: &Arc<Entry>) -> bool {
-        let _turn = entry.device.lock().await;
+        let Ok(_turn) = entry.device.try_lock() else { return true };
         let Some(wanted) = self.wanted(&entry.uuid).filter(|_| !entry.is_closed()) else { return false };
         let missing = wanted.connections.saturating_sub(entry.kernel_connections());
         let Some(found) = wanted_device(&entry.uuid, &wanted).filter(|_| missing > 0) else { return false };
@@ -323,10 +325,12 @@ impl Operator {
 
     /// What an end means beyond a connection less.
     async fn note_end(&self, end: &End) {
+        if !end.is_goodbye {
+            return;
+        }
         let entry = &end.entry;
         let _turn = entry.device.lock().await;
-        if end.is_goodbye
-            && end.generation == entry.device_generation()
+        if end.generation == entry.device_generation()
             && let Some(wanted) = self.wanted(&entry.uuid)
         {
             tracing::warn!(
