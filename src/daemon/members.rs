@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::attach::is_own_device;
 use super::operator::{open_problem, problem};
 use super::patience::{self, Silent};
 use super::probe;
@@ -98,8 +99,16 @@ pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result
 
 /// Opens a device, if it answers.
 fn open(path: &Path, options: OpenOptions) -> Result<OpenedDisk, Problem> {
-    let opened = patience::ask(path, options.wait_for_lock, move |path| OpenedDisk::open(path, options));
-    opened.map_err(silent_problem)?.map_err(|error| open_problem(&error))
+    let opened = patience::ask(path, options.wait_for_lock, move |path| {
+        if path.canonicalize().is_ok_and(|path| is_own_device(&path)) {
+            let path = path.display();
+            let why =
+                format!("{path}: raidd itself is behind it: choose a device that is none of its arrays");
+            return Err(problem(ProblemCode::DeviceInUse, why));
+        }
+        OpenedDisk::open(path, options).map_err(|error| open_problem(&error))
+    });
+    opened.map_err(silent_problem)?
 }
 
 /// Says which device it is, if it answers.

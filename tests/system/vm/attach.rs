@@ -22,6 +22,7 @@ fn an_array_is_a_block_device() {
         "is not attached",
         "is attached as /dev/nbd2 already",
         "raidctl detach vol0 first",
+        "raidd itself is behind it",
         "is in use",
         "is not attached",
     ];

@@ -14,6 +14,7 @@ echo "size: $(blockdev --getsize64 /dev/nbd2) of $(raidctl --json status vol0 | 
 echo "queue: $(cat /sys/block/nbd2/queue/logical_block_size) $(cat /sys/block/nbd2/queue/write_cache) $(cat /sys/block/nbd2/queue/fua) $(raidctl --json status vol0 | grep -o '"connections":[0-9]*')"
 refused raidctl attach vol0
 refused raidctl stop vol0
+refused raidctl add vol0 $device
 mkfs.ext4 -q -E nodiscard $device || fail mkfs
 mount $device /mnt || fail mount
 cp -r /bin /lib /mnt || fail cp
