@@ -46,7 +46,7 @@ content() {         # content DEVICE: sha256 of all of it, from the disks and no
 
 raidd_start() {     # raidd_start [OPTION...]: starts raidd, waits until it serves; $raidd is its process
     mkdir -p /run/raidd /var/lib/raidd
-    raidd --memory 64M --reactors 1 "$@" >>/run/raidd.log 2>&1 &
+    raidd --memory 64M --reactors "$(nproc)" "$@" >>/run/raidd.log 2>&1 &
     raidd=$!
     tries=0
     until raidctl list >/dev/null 2>&1; do

@@ -46,6 +46,7 @@ pub struct Guest {
     disks: Vec<PathBuf>,
     scsi_disks: Vec<ScsiDisk>,
     memory_mib: u32,
+    processors: u32,
 }
 
 struct ScsiDisk {
@@ -116,7 +117,14 @@ fn tail(text: &str) -> String {
 impl Guest {
     /// A guest that runs a script; `vm/lib.sh` says what scripts can use.
     pub fn new(script: &'static str) -> Guest {
-        Guest { script, arguments: Vec::new(), disks: Vec::new(), scsi_disks: Vec::new(), memory_mib: 512 }
+        Guest {
+            script,
+            arguments: Vec::new(),
+            disks: Vec::new(),
+            scsi_disks: Vec::new(),
+            memory_mib: 512,
+            processors: 1,
+        }
     }
 
     /// Gives the script one more argument, of one line.
@@ -144,6 +152,11 @@ impl Guest {
     pub fn slow_scsi_disk(mut self, image: impl Into<PathBuf>, operations_per_sec: u32) -> Guest {
         self.scsi_disks.push(ScsiDisk { image: image.into(), operations_per_sec: Some(operations_per_sec) });
         self
+    }
+
+    /// So many processors instead of one.
+    pub fn processors(self, processors: u32) -> Guest {
+        Guest { processors, ..self }
     }
 
     /// So much memory instead of half a GiB.
@@ -184,18 +197,8 @@ impl Guest {
         self.write_root(work.path(), &path("root.cpio"));
         let [kernel, output, complaints] = ["kernel", "output", "qemu"].map(path);
         let mut command = Command::new("qemu-system-x86_64");
-        command.args([
-            "-machine",
-            "pc",
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-smp",
-            "1",
-            "-nodefaults",
-            "-no-user-config",
-        ]);
+        command.args(["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config"]);
+        command.arg("-smp").arg(self.processors.to_string());
         command.args(["-display", "none", "-no-reboot", "-m"]).arg(self.memory_mib.to_string());
         for port in [&kernel, &output] {
             command.arg("-serial").arg(option("file:", port, ""));
