@@ -11,10 +11,12 @@
 //!
 //! A file that cannot be written is said, and stops nothing that works.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use super::replace::replace;
 
 const HEAD: &str = "\
 # raidd keeps this file and replaces it as a whole: do not edit it.
@@ -37,7 +39,7 @@ impl MdadmConf {
     /// Has mdadm ignore these arrays, and no others. The UUIDs are written as mdadm writes them. An error is one line.
     pub fn ignore<'a>(&self, uuids: impl Iterator<Item = &'a str>) -> Result<(), String> {
         let Some(file) = &self.file else { return Ok(()) };
-        replace(file, &text(uuids)).map_err(|error| {
+        keep(file, &text(uuids)).map_err(|error| {
             format!(
                 "cannot write {}, which keeps mdadm away from raidd's arrays: {error}: make its folder writable, or choose \
                  another file, or none, with --mdadm-conf",
@@ -54,7 +56,7 @@ fn text<'a>(uuids: impl Iterator<Item = &'a str>) -> String {
     format!("{HEAD}{lines}")
 }
 
-fn replace(file: &Path, text: &str) -> io::Result<()> {
+fn keep(file: &Path, text: &str) -> io::Result<()> {
     match std::fs::read_to_string(file) {
         Ok(before) if before == text => return Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound && text == HEAD => return Ok(()),
@@ -63,15 +65,8 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     }
     let folder = file.parent().ok_or(ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    // mdadm reads only names that end in .conf.
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let mut new = OpenOptions::new().create(true).write(true).truncate(true).mode(0o644).open(&beside)?;
-    new.write_all(text.as_bytes())?;
-    new.sync_all()?;
-    std::fs::rename(&beside, file)?;
-    File::open(folder)?.sync_all()
+    // What is written beside it is not read: mdadm reads only names that end in .conf.
+    replace(file, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod patience;
 mod probe;
 mod registry;
 mod release;
+mod replace;
 mod report;
 mod returning;
 mod saved;

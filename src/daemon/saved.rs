@@ -6,7 +6,7 @@
 //! Whatever is remembered is also kept from mdadm (`mdadm_conf`): its line is there before the array is remembered.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::mdadm_conf::MdadmConf;
+use super::replace::replace;
 use crate::api::{Status, Tuning};
 
 /// One array.
@@ -156,12 +157,6 @@ impl StateDir {
     fn write(&mut self) -> io::Result<()> {
         self.keep_from_mdadm();
         self.document.version = VERSION;
-        let beside = self.file.with_extension("json.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.document)?)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &self.file)?;
-        // The rename itself is durable once the folder is.
-        File::open(self.file.parent().expect("a file lies in a folder"))?.sync_all()
+        replace(&self.file, &serde_json::to_vec_pretty(&self.document)?)
     }
 }
