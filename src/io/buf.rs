@@ -9,6 +9,7 @@
 //!   second `Buf` of a range, and `freeze` takes the `Buf` away. So a `Buf` is exclusive, and a `Slice` is immutable.
 //! - The memory is initialised (a pool's arena begins as zero pages), so any of it may be read.
 //! - Both may go to another thread: the block's count is atomic and its pool is locked.
+//! - A buffer is three words and allocates nothing: its block is counted in the arena's own table.
 
 #![allow(unsafe_code)] // one block of memory, several owners of disjoint parts of it: the buffers' whole point
 
@@ -17,40 +18,67 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use super::pool::{Arena, MAX_BUF_BYTES, Pool};
+use super::pool::{Arena, MAX_BUF_BYTES, Pool, block_bytes};
 
-/// Memory that goes back to its arena when its last user lets go.
-struct Block {
-    start: NonNull<u8>,
-    len: usize,
-    arena: Arc<Arena>,
+/// One piece of a block: counted by the arena, and the block's share in the arena with it.
+struct Piece {
+    /// From `Arc::into_raw`. All pieces of a block share one count of it, which the last of them takes along.
+    arena: NonNull<Arena>,
+    page: u32,
+    block_len: u32,
 }
 
-// SAFETY: a Block is plain memory, valid until its Drop; who may touch which part of it is decided by Buf and Slice,
-// whose ranges never conflict (invariants above).
-unsafe impl Send for Block {}
-// SAFETY: as above; nothing in Block itself is mutated through a shared reference.
-unsafe impl Sync for Block {}
+// SAFETY: a piece is a counted reference to memory that is valid until its Drop; the counts are atomic, and who may touch
+// which part of the memory is decided by Buf and Slice, whose ranges never conflict (invariants above).
+unsafe impl Send for Piece {}
+// SAFETY: as above; nothing is mutated through a shared reference but the count.
+unsafe impl Sync for Piece {}
 
-impl Drop for Block {
+impl Piece {
+    fn arena(&self) -> &Arena {
+        // SAFETY: a block that has pieces keeps its arena alive.
+        unsafe { self.arena.as_ref() }
+    }
+
+    fn address(&self) -> NonNull<u8> {
+        self.arena().address(self.page as usize)
+    }
+
+    fn is_beside(&self, other: &Piece) -> bool {
+        self.arena == other.arena && self.page == other.page
+    }
+}
+
+impl Clone for Piece {
+    fn clone(&self) -> Piece {
+        self.arena().add_piece(self.page as usize);
+        Piece { arena: self.arena, page: self.page, block_len: self.block_len }
+    }
+}
+
+impl Drop for Piece {
     fn drop(&mut self) {
-        self.arena.free(self.start, self.len);
+        if self.arena().drop_piece(self.page as usize, self.block_len as usize) {
+            // SAFETY: `Buf::of_block` left one count of the arena to the block, and its last piece has just gone.
+            drop(unsafe { Arc::from_raw(self.arena.as_ptr()) });
+        }
     }
 }
 
 /// A piece of aligned memory that its owner may read and change.
 pub struct Buf {
-    block: Arc<Block>,
-    start: usize,
-    len: usize,
+    piece: Piece,
+    start: u32,
+    len: u32,
 }
 
 impl Buf {
-    /// Wraps a block that the arena has just given out, showing its first `len` bytes.
-    pub(super) fn of_arena(arena: &Arc<Arena>, start: NonNull<u8>, block_len: usize, len: usize) -> Buf {
-        assert!(len <= block_len);
-        let block = Block { start, len: block_len, arena: arena.clone() };
-        Buf { block: Arc::new(block), start: 0, len }
+    /// The first piece of a block that the arena has just given out, showing its first `len` bytes.
+    pub(super) fn of_block(arena: Arc<Arena>, page: usize, len: usize) -> Buf {
+        let arena = NonNull::new(Arc::into_raw(arena).cast_mut()).expect("an Arc is not null");
+        let page = u32::try_from(page).expect("an arena has fewer pages");
+        let block_len = block_bytes(len) as u32;
+        Buf { piece: Piece { arena, page, block_len }, start: 0, len: len as u32 }
     }
 
     /// Where the memory is, for the kernel. Valid for `len()` bytes while this `Buf` lives.
@@ -60,22 +88,23 @@ impl Buf {
 
     /// Cuts off everything from `at`: this one keeps the bytes before. Panics if `at` is past the end.
     pub fn split_off(&mut self, at: usize) -> Buf {
-        assert!(at <= self.len, "cut at {at} of a buffer of {}", self.len);
-        let tail = Buf { block: self.block.clone(), start: self.start + at, len: self.len - at };
+        assert!(at <= self.len as usize, "cut at {at} of a buffer of {}", self.len);
+        let at = at as u32;
+        let tail = Buf { piece: self.piece.clone(), start: self.start + at, len: self.len - at };
         self.len = at;
         tail
     }
 
     /// Joins two pieces again that lie one behind the other in one block. Panics if they do not.
     pub fn join(self, tail: Buf) -> Buf {
-        let neighbours = Arc::ptr_eq(&self.block, &tail.block) && self.start + self.len == tail.start;
+        let neighbours = self.piece.is_beside(&tail.piece) && self.start + self.len == tail.start;
         assert!(neighbours, "only neighbours can be joined");
         Buf { len: self.len + tail.len, ..self }
     }
 
     /// Gives up the right to change it.
     pub fn freeze(self) -> Slice {
-        Slice { block: self.block, start: self.start, len: self.len }
+        Slice { piece: self.piece, start: self.start, len: self.len }
     }
 
     /// Makes all of it zero.
@@ -88,14 +117,21 @@ impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: the range lies in the block (checked where it was made), is initialised, and nobody else has it.
-        unsafe { std::slice::from_raw_parts(self.block.start.as_ptr().add(self.start), self.len) }
+        unsafe {
+            std::slice::from_raw_parts(self.piece.address().as_ptr().add(self.start as usize), self.len as usize)
+        }
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in deref; the &mut self makes it the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.block.start.as_ptr().add(self.start), self.len) }
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.piece.address().as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
+        }
     }
 }
 
@@ -108,16 +144,17 @@ impl fmt::Debug for Buf {
 /// A piece of memory that does not change any more. Cloning shares it.
 #[derive(Clone)]
 pub struct Slice {
-    block: Arc<Block>,
-    start: usize,
-    len: usize,
+    piece: Piece,
+    start: u32,
+    len: u32,
 }
 
 impl Slice {
     /// A part of it. Panics if the range does not lie within.
     pub fn slice(&self, range: Range<usize>) -> Slice {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of a slice of {}", self.len);
-        Slice { block: self.block.clone(), start: self.start + range.start, len: range.len() }
+        let within = range.start <= range.end && range.end <= self.len as usize;
+        assert!(within, "{range:?} of a slice of {}", self.len);
+        Slice { piece: self.piece.clone(), start: self.start + range.start as u32, len: range.len() as u32 }
     }
 
     /// `len` zero bytes, at most [`MAX_BUF_BYTES`], page-aligned. All of them share one memory.
@@ -135,7 +172,9 @@ impl Deref for Slice {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: the range lies in the block, is initialised, and no Buf for it exists any more.
-        unsafe { std::slice::from_raw_parts(self.block.start.as_ptr().add(self.start), self.len) }
+        unsafe {
+            std::slice::from_raw_parts(self.piece.address().as_ptr().add(self.start as usize), self.len as usize)
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 
 #![allow(async_fn_in_trait)] // everything that is generic over these traits lives on one thread
 
+mod buddy;
 mod buf;
 mod error;
 pub mod extent;

@@ -7,20 +7,22 @@
 //! - All the buffers of one request are asked for at once ([`Pool::alloc_all`]); nobody holds some and waits for more of
 //!   the same pool. Where a request needs two pools, all requests take them in the same order. So nobody waits in a ring.
 //! - First come first served: a large request is not starved by small ones that would fit.
-//! - Blocks are powers of two from a page to [`MAX_BUF_BYTES`], placed by a buddy allocator, lowest address first, so
-//!   that the arena does not crumble.
+//! - Blocks are powers of two from a page to [`MAX_BUF_BYTES`], placed by a buddy allocator (`buddy`).
+//! - Nothing is allocated for a single buffer: who shares a block is counted in a table that the arena has from the start.
+//! - The arena lives until the pool and all its blocks are gone: each block that is out counts as an owner.
 
 #![allow(unsafe_code)] // hands out parts of one mapping
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 
+use super::buddy::Buddies;
 use super::buf::Buf;
 
 /// The smallest block, and the alignment of all: what O_DIRECT on any disk is content with.
@@ -38,6 +40,8 @@ pub struct Pool(Arc<Arena>);
 /// The mapping and its book-keeping.
 pub(super) struct Arena {
     base: NonNull<u8>,
+    /// For each page that a block begins with: how many pieces of the block there are.
+    pieces: Box<[AtomicU32]>,
     state: Mutex<State>,
     /// Keeps the memory mapped; only ever touched through `base`.
     _map: MmapMut,
@@ -46,15 +50,13 @@ pub(super) struct Arena {
 // SAFETY: `base` points into `_map`, which the arena owns and never moves; blocks of it are handed out once each under
 // the lock.
 unsafe impl Send for Arena {}
-// SAFETY: as above; all shared mutable state is behind the mutex.
+// SAFETY: as above; all shared mutable state is behind the mutex, or atomic.
 unsafe impl Sync for Arena {}
 
 struct State {
-    /// Free blocks of each order, by page number.
-    free: [BTreeSet<usize>; ORDERS],
+    buddies: Buddies,
     queue: VecDeque<Waiter>,
     next_ticket: u64,
-    free_bytes: usize,
 }
 
 struct Waiter {
@@ -71,25 +73,32 @@ impl Pool {
         if let Err(error) = map.advise(Advice::HugePage) {
             tracing::debug!(%error, "no huge pages for the buffer pool");
         }
-        let mut free: [BTreeSet<usize>; ORDERS] = Default::default();
-        free[ORDERS - 1] = (0..bytes / PAGE_BYTES).step_by(MAX_BUF_BYTES / PAGE_BYTES).collect();
         let base = NonNull::new(map.as_mut_ptr()).expect("a mapping has an address");
-        let state = State { free, queue: VecDeque::new(), next_ticket: 0, free_bytes: bytes };
-        Ok(Pool(Arc::new(Arena { base, state: Mutex::new(state), _map: map })))
+        let pages = bytes / PAGE_BYTES;
+        let pieces = (0..pages).map(|_| AtomicU32::new(0)).collect();
+        let state = State { buddies: Buddies::new(pages, ORDERS), queue: VecDeque::new(), next_ticket: 0 };
+        Ok(Pool(Arc::new(Arena { base, pieces, state: Mutex::new(state), _map: map })))
     }
 
     /// A buffer of `len` bytes (1 to [`MAX_BUF_BYTES`]), page-aligned, of unspecified content; waits for its turn.
     pub async fn alloc(&self, len: usize) -> Buf {
-        self.alloc_all(&[len]).await.pop().expect("one length, one buffer")
+        self.wait_for(block_bytes(len), |arena, state| arena.take(state, len)).await
     }
 
     /// A buffer for each length, all at once; waits for its turn. Panics if the pool could never hold them.
     pub async fn alloc_all(&self, lens: &[usize]) -> Vec<Buf> {
         let need: usize = lens.iter().map(|&len| block_bytes(len)).sum();
+        self.wait_for(need, |arena, state| arena.take_all(state, lens)).await
+    }
+
+    async fn wait_for<T>(
+        &self,
+        need: usize,
+        take: impl Fn(&Arc<Arena>, &mut State) -> Option<T> + Unpin,
+    ) -> T {
         assert!(need <= self.0._map.len(), "{need} bytes from a pool of {}", self.0._map.len());
         let mut place = Place { arena: &self.0, ticket: None };
-        let mut place = pin!(&mut place);
-        poll_fn(move |context| place.poll(lens, context.waker())).await
+        poll_fn(move |context| place.poll(&take, context.waker())).await
     }
 
     /// A buffer now, or none: neither where memory is short nor where others wait.
@@ -98,12 +107,12 @@ impl Pool {
         if !state.queue.is_empty() {
             return None;
         }
-        self.0.take_all(&mut state, &[len])?.pop()
+        self.0.take(&mut state, len)
     }
 
     /// Bytes that are in nobody's hands.
     pub fn free_bytes(&self) -> usize {
-        self.0.lock().free_bytes
+        self.0.lock().buddies.free_pages() * PAGE_BYTES
     }
 
     /// Bytes in all.
@@ -119,13 +128,17 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn poll(&mut self, lens: &[usize], waker: &Waker) -> Poll<Vec<Buf>> {
+    fn poll<T>(
+        &mut self,
+        take: &impl Fn(&Arc<Arena>, &mut State) -> Option<T>,
+        waker: &Waker,
+    ) -> Poll<T> {
         let mut state = self.arena.lock();
         let first = match self.ticket {
             None => state.queue.is_empty(),
             Some(ticket) => state.queue.front().is_some_and(|head| head.ticket == ticket),
         };
-        if first && let Some(bufs) = self.arena.take_all(&mut state, lens) {
+        if first && let Some(bufs) = take(self.arena, &mut state) {
             if self.ticket.take().is_some() {
                 state.queue.pop_front();
             }
@@ -173,35 +186,59 @@ impl Arena {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn take(self: &Arc<Self>, state: &mut State, len: usize) -> Option<Buf> {
+        let page = state.buddies.take(order_of(len))?;
+        assert_eq!(self.pieces[page].swap(1, Ordering::Relaxed), 0, "a free block has no pieces");
+        Some(Buf::of_block(self.clone(), page, len))
+    }
+
     fn take_all(self: &Arc<Self>, state: &mut State, lens: &[usize]) -> Option<Vec<Buf>> {
         let mut pages = Vec::with_capacity(lens.len());
         for &len in lens {
-            match state.take(order_of(len)) {
+            match state.buddies.take(order_of(len)) {
                 Some(page) => pages.push(page),
                 None => {
                     for (page, &len) in pages.into_iter().zip(lens) {
-                        state.give(page, order_of(len));
+                        state.buddies.give(page, order_of(len));
                     }
                     return None;
                 }
             }
         }
         let bufs = pages.into_iter().zip(lens).map(|(page, &len)| {
-            // SAFETY: the page number comes from the free lists, so it lies within the mapping.
-            let start = unsafe { self.base.add(page * PAGE_BYTES) };
-            Buf::of_arena(self, start, block_bytes(len), len)
+            assert_eq!(self.pieces[page].swap(1, Ordering::Relaxed), 0, "a free block has no pieces");
+            Buf::of_block(self.clone(), page, len)
         });
         Some(bufs.collect())
     }
 
-    /// Takes a block back. `len` is the whole block's.
-    pub(super) fn free(&self, start: NonNull<u8>, len: usize) {
-        let page = (start.as_ptr() as usize - self.base.as_ptr() as usize) / PAGE_BYTES;
+    /// Where a page is.
+    pub(super) fn address(&self, page: usize) -> NonNull<u8> {
+        assert!(page < self.pieces.len());
+        // SAFETY: the page lies within the mapping.
+        unsafe { self.base.add(page * PAGE_BYTES) }
+    }
+
+    /// One piece more of the block that begins with this page.
+    pub(super) fn add_piece(&self, page: usize) {
+        // Whoever calls has a piece, so the count is not zero, and needs to see nothing that others did.
+        let before = self.pieces[page].fetch_add(1, Ordering::Relaxed);
+        assert!((1..u32::MAX).contains(&before));
+    }
+
+    /// One piece less. With the last one the block, of so many bytes, goes home; true then.
+    pub(super) fn drop_piece(&self, page: usize, block_len: usize) -> bool {
+        // What others did with their pieces comes before the block is used again.
+        if self.pieces[page].fetch_sub(1, Ordering::Release) != 1 {
+            return false;
+        }
+        fence(Ordering::Acquire);
         let mut state = self.lock();
-        state.give(page, order_of(len));
+        state.buddies.give(page, order_of(block_len));
         let next = state.head_waker();
         drop(state);
         wake(next);
+        true
     }
 }
 
@@ -209,32 +246,14 @@ impl State {
     fn head_waker(&self) -> Option<Waker> {
         self.queue.front().map(|waiter| waiter.waker.clone())
     }
-
-    fn take(&mut self, order: usize) -> Option<usize> {
-        let from = (order..ORDERS).find(|&order| !self.free[order].is_empty())?;
-        let page = self.free[from].pop_first().expect("not empty");
-        for half in (order..from).rev() {
-            self.free[half].insert(page + (1 << half));
-        }
-        self.free_bytes -= PAGE_BYTES << order;
-        Some(page)
-    }
-
-    fn give(&mut self, mut page: usize, mut order: usize) {
-        self.free_bytes += PAGE_BYTES << order;
-        while order + 1 < ORDERS && self.free[order].remove(&(page ^ (1 << order))) {
-            page &= !(1 << order);
-            order += 1;
-        }
-        assert!(self.free[order].insert(page), "a block was given back twice");
-    }
 }
 
 fn order_of(len: usize) -> usize {
     (block_bytes(len) / PAGE_BYTES).trailing_zeros() as usize
 }
 
-fn block_bytes(len: usize) -> usize {
+/// What a buffer of this length takes.
+pub(super) fn block_bytes(len: usize) -> usize {
     assert!((1..=MAX_BUF_BYTES).contains(&len), "a buffer of {len} bytes");
     len.next_power_of_two().max(PAGE_BYTES)
 }

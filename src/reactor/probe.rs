@@ -1,6 +1,6 @@
 //! What the kernel knows about an open disk or file: size, alignment, nature.
 //!
-//! Nothing here changes anything, apart from the descriptor's O_DIRECT flag. What cannot be found out is assumed to be
+//! Nothing here changes anything, apart from the descriptor's flags O_DIRECT and O_NONBLOCK. What cannot be found out is assumed to be
 //! the safe thing: no O_DIRECT, not rotational.
 
 #![allow(unsafe_code)] // ioctls and statx
@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use crate::io::PAGE_BYTES;
 use crate::units::SECTOR_BYTES;
@@ -110,6 +110,14 @@ pub(super) fn plain_file(file: &File) -> Result<Geometry> {
             fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_DIRECT))?;
         }
     }
+    let filesystem = fstatfs(file)?.filesystem_type();
+    if filesystem == TMPFS_MAGIC {
+        // tmpfs never waits for a device, but does not say so (FMODE_NOWAIT), and io_uring would give every operation to a
+        // worker thread, at some forty times the cost. With this flag it tries on the submitting thread, where they succeed
+        // (writes with O_DIRECT, that is since Linux 6.6).
+        let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+        fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
     Ok(Geometry {
         content_bytes,
         size_bytes: content_bytes.next_multiple_of(SECTOR_BYTES),
@@ -117,7 +125,7 @@ pub(super) fn plain_file(file: &File) -> Result<Geometry> {
         preferred_bytes: PAGE_BYTES as u32,
         direct: block_bytes.is_some(),
         write_protected: false,
-        submission_waits: fstatfs(file)?.filesystem_type() == FUSE_SUPER_MAGIC,
+        submission_waits: filesystem == FUSE_SUPER_MAGIC,
     })
 }
 
