@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::faults::MemberDisk;
 use crate::engine::Array;
@@ -48,18 +49,22 @@ pub struct RemoteArray {
     /// could change, and the array itself refuses writes then.
     pub info: DeviceInfo,
     /// The questions about ranges that it has answers to; as it was then, too.
-    pub kinds: Rc<[ExtentKind]>,
+    pub kinds: Arc<[ExtentKind]>,
 }
 
 impl RemoteArray {
-    /// Runs `job` on the array where it lives, as a task of its own: a connection that is dropped takes no write down
-    /// with it, which would leave its rows torn and unlocked.
+    /// Runs `job` on the array where it lives: here, where that is this reactor, else there as a task of its own. Who calls
+    /// is a task of its own, too, that ends with its request and not with its connection: one that is dropped takes no write
+    /// down with it, which would leave its rows torn and unlocked.
     async fn there<T, F>(&self, job: impl FnOnce(Rc<DiskArray>) -> F + Send + 'static) -> Result<T, IoError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, IoError>> + 'static,
     {
         let id = self.id;
+        if self.home.is_current() {
+            return job(resident(id).ok_or(GONE)?).await;
+        }
         let answer = self.home.call(move || async move { job(resident(id).ok_or(GONE)?).await });
         answer.await.unwrap_or(Err(GONE))
     }

@@ -1,6 +1,7 @@
 //! The running arrays as NBD exports, and the listeners that let clients in.
 //!
-//! Connections are spread over the reactors in turn. A client is counted on its array from the handshake's end to the
+//! Handshakes are spread over the reactors in turn. Then a connection in the clear moves to where it is served best
+//! (`Entry::place`); under TLS it stays, so that the ciphers' work is spread. A client is counted on its array from the handshake's end to the
 //! connection's, so that `stop` knows of it; to end it, a job is sent to its reactor, where its `Stop` is.
 //!
 //! What a client sees depends on where it comes from and who it is (`access`); the latter is known once TLS has begun.
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_channel::oneshot;
+
 use super::access::{Access, AccessRules, Source};
 use super::array_home::{ArrayId, RemoteArray, resident};
 use super::config::{NbdAddress, NbdListener, TlsMode};
@@ -22,7 +25,7 @@ use crate::io::{Clock, Device, Pool, Spawn};
 use crate::nbd::{
     self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
 };
-use crate::reactor::{Listener, ReactorHandle, Socket, runtime};
+use crate::reactor::{Listener, LocalRuntime, ReactorHandle, Socket, runtime};
 use crate::tls::{Identity, TLS_BYTES_PER_CONNECTION, TlsPolicy, TlsServer, TlsStream};
 
 /// What is waited after the kernel refused to accept, as it does when file descriptors run out.
@@ -144,16 +147,50 @@ impl Service {
         let tls = door.tls.clone();
         self.spread(move |service| async move {
             let all = ALL.with(Stop::clone);
-            let stream = TlsStream::new(Socket::from_fd(socket), tls, service.ciphertext);
+            let stream = TlsStream::new(Socket::from_fd(socket), tls, service.ciphertext.clone());
             let exports = LocalExports {
-                registry: service.registry,
-                access: service.access,
+                registry: service.registry.clone(),
+                access: service.access.clone(),
                 source,
                 identity: stream.identity(),
             };
-            let end = nbd::serve(stream, exports, runtime(), service.pools, Limits::default(), all).await;
-            tracing::debug!(?source, %end, "client gone");
+            let pools = service.pools.clone();
+            match nbd::negotiate(stream, exports, runtime(), pools, Limits::default(), all).await {
+                Ok(client) => service.settle(client).await,
+                Err(end) => tracing::debug!(?source, %end, "client gone"),
+            }
         });
+    }
+
+    /// Serves a client that has chosen its array, here or on the reactor that is best for it.
+    async fn settle(self, client: nbd::Negotiated<TlsStream<Socket>, RemoteArray, LocalRuntime>) {
+        let here = runtime().handle().index();
+        let entry = self.registry.by_id(client.device().id);
+        let there = entry.as_ref().map_or(here, |entry| entry.place(here, self.reactors.len()));
+        let copy = client.stream().plain().filter(|_| there != here).map(Socket::duplicate);
+        let (Some(entry), Some(Ok(socket))) = (entry, copy) else {
+            let end = client.serve().await;
+            tracing::debug!(%end, "client gone");
+            return;
+        };
+        let array = client.device().clone();
+        let (handover, attached) = client.hand_over();
+        let (held, is_held) = oneshot::channel();
+        self.spread_to(there, move |service| async move {
+            let attached = hold(&entry);
+            // Nobody waiting for this is no failure.
+            let _told = held.send(()).is_ok();
+            // An array that is being stopped lets nobody in: dropping the socket says so.
+            let Some(attached) = attached else { return };
+            let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
+            let (pools, limits) = (service.pools, Limits::default());
+            let served = nbd::take_over(socket, handover, array, attached, runtime(), pools, limits, all);
+            let end = served.await;
+            tracing::debug!(%end, "client gone");
+        });
+        // Counted there before it is no longer counted here.
+        let _held = is_held.await.is_ok();
+        drop(attached);
     }
 
     /// Serves an array to the kernel, whose end of the connection is the other of `socket`'s, and counts it from now on;
@@ -166,7 +203,11 @@ impl Service {
     ) {
         let entry = entry.clone();
         entry.kernel_connected();
-        self.spread(move |service| async move {
+        let place = match entry.kernel_connections() {
+            1 => entry.home.index(),
+            _ => self.turn(),
+        };
+        self.spread_to(place, move |service| async move {
             let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
             // An array that is being stopped lets nobody in: dropping the socket says so.
             let mut ended = None;
@@ -181,12 +222,25 @@ impl Service {
         });
     }
 
+    /// The reactor whose turn it is.
+    fn turn(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len()
+    }
+
     /// Runs a connection on the reactor whose turn it is.
     fn spread<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce(Service) -> F + Send + 'static) {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.reactors.len();
+        self.spread_to(self.turn(), serve);
+    }
+
+    /// Runs a connection on this reactor.
+    fn spread_to<F: Future<Output = ()> + 'static>(
+        &self,
+        reactor: usize,
+        serve: impl FnOnce(Service) -> F + Send + 'static,
+    ) {
         let service = self.clone();
         self.open.fetch_add(1, Ordering::Relaxed);
-        let posted = self.reactors[turn].post(move || {
+        let posted = self.reactors[reactor].post(move || {
             runtime().spawn(async move {
                 let open = service.open.clone();
                 serve(service).await;

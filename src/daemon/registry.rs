@@ -94,6 +94,24 @@ impl Entry {
         self.clients().connected.len()
     }
 
+    /// The reactor for a client that is on `current` now (and counted there), of so many: the array's own as long as nobody
+    /// else is there, for a request that stays on one core costs least; then wherever there are fewest, and the array itself
+    /// counts as one.
+    pub fn place(&self, current: usize, reactors: usize) -> usize {
+        let home = self.home.index();
+        let mut load = vec![0; reactors];
+        for reactor in self.clients().connected.values() {
+            load[reactor.index()] += 1;
+        }
+        load[current] -= 1;
+        if load[home] == 0 {
+            return home;
+        }
+        load[home] += 1;
+        let least = *load.iter().min().expect("a daemon has reactors");
+        if load[home] == least { home } else { load.iter().position(|&load| load == least).expect("just found") }
+    }
+
     /// Lets nobody in any more, if nobody is connected or `force`: says who is, and on which reactors.
     pub fn close(&self, force: bool) -> Result<Vec<(u64, ReactorHandle)>, usize> {
         let mut clients = self.clients();
@@ -142,6 +160,10 @@ impl Registry {
     pub fn insert(&self, entry: Arc<Entry>) {
         let before = self.lock().insert(entry.name.clone(), entry);
         assert!(before.is_none(), "two arrays of one name");
+    }
+
+    pub fn by_id(&self, id: ArrayId) -> Option<Arc<Entry>> {
+        self.lock().values().find(|entry| entry.id == id).cloned()
     }
 
     pub fn remove(&self, name: &str) {

@@ -72,6 +72,20 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.halt = halt;
     }
 
+    /// What was received and not taken.
+    pub(super) fn into_received(self) -> Vec<u8> {
+        self.available().to_vec()
+    }
+
+    /// What another inbox had received and not taken, of which a page or less is left after a handshake: it grows no buffer
+    /// before the first request. Panics if it is more, or this one is in use.
+    pub(super) fn put_back(&mut self, received: &[u8]) {
+        let buf = self.buf.as_mut().expect("a new inbox has its page");
+        assert!(self.start == self.end && received.len() <= buf.len());
+        buf[..received.len()].copy_from_slice(received);
+        (self.start, self.end) = (0, received.len());
+    }
+
     /// Whether new clients are to be refused.
     pub(super) fn stopping(&self) -> bool {
         self.halt.is_stopped()

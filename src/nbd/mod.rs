@@ -38,6 +38,6 @@ mod wire;
 pub use client::{Client, ClientError};
 pub use export::{Attached, Export, ExportInfo, Exports, kernel_flags};
 pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
-pub use session::{SessionEnd, serve, serve_kernel};
+pub use session::{Handover, Negotiated, SessionEnd, negotiate, serve, serve_kernel, take_over};
 pub use stop::Stop;
 pub use wire::Errno;

@@ -96,13 +96,106 @@ where
     X: Exports,
     R: Runtime,
 {
+    match negotiate(stream, exports, runtime, pools, limits, stop).await {
+        Ok(negotiated) => negotiated.serve().await,
+        Err(end) => end,
+    }
+}
+
+/// The handshake alone. After an error the stream is shut down.
+pub async fn negotiate<S, X, R>(
+    stream: S,
+    exports: X,
+    runtime: R,
+    pools: Pools,
+    limits: Limits,
+    stop: Stop,
+) -> Result<Negotiated<S, X::Device, R>, SessionEnd>
+where
+    S: Stream + 'static,
+    X: Exports,
+    R: Runtime,
+{
     let stream = Rc::new(stream);
     let halt = Halt::of_server(stop);
-    let end = match shake_in_time(&stream, &exports, &runtime, &pools, &limits, &halt).await {
-        Ok((inbox, chosen)) => transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await,
-        Err(end) => end,
-    };
-    take_leave(stream.as_ref(), &runtime, &limits, end).await
+    match shake_in_time(&stream, &exports, &runtime, &pools, &limits, &halt).await {
+        Ok((inbox, chosen)) => Ok(Negotiated { stream, runtime, pools, limits, halt, inbox, chosen }),
+        Err(end) => Err(take_leave(stream.as_ref(), &runtime, &limits, end).await),
+    }
+}
+
+/// A connection that has its handshake behind it and its requests before it.
+pub struct Negotiated<S, D, R> {
+    stream: Rc<S>,
+    runtime: R,
+    pools: Pools,
+    limits: Limits,
+    halt: Halt,
+    inbox: Inbox<S, R>,
+    chosen: Chosen<D>,
+}
+
+/// What the handshake led to, for another thread to go on with: [`take_over`].
+#[derive(Debug)]
+pub struct Handover {
+    terms: Terms,
+    /// What the client has sent after it.
+    received: Vec<u8>,
+}
+
+impl<S, D, R> Negotiated<S, D, R>
+where
+    S: Stream + 'static,
+    D: Device + Clone + 'static,
+    R: Runtime,
+{
+    /// The stream, which nobody uses at the moment.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// What the client chose.
+    pub fn device(&self) -> &D {
+        &self.chosen.device
+    }
+
+    /// Serves it here to its end.
+    pub async fn serve(self) -> SessionEnd {
+        let Negotiated { stream, runtime, pools, limits, halt, inbox, chosen } = self;
+        let end = transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await;
+        take_leave(stream.as_ref(), &runtime, &limits, end).await
+    }
+
+    /// Gives it up, without a word to the client: its stream is to live on elsewhere, by another descriptor. The client
+    /// counts as attached until the hold is dropped.
+    pub fn hand_over(self) -> (Handover, Attached) {
+        (Handover { terms: self.chosen.terms, received: self.inbox.into_received() }, self.chosen.attached)
+    }
+}
+
+/// Serves a connection whose handshake was done elsewhere. Otherwise like [`serve`].
+#[allow(clippy::too_many_arguments)] // all that a connection is made of
+pub async fn take_over<S, D, R>(
+    stream: S,
+    handover: Handover,
+    device: D,
+    attached: Attached,
+    runtime: R,
+    pools: Pools,
+    limits: Limits,
+    stop: Stop,
+) -> SessionEnd
+where
+    S: Stream + 'static,
+    D: Device + Clone + 'static,
+    R: Runtime,
+{
+    let stream = Rc::new(stream);
+    let halt = Halt::of_server(stop);
+    let mut inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), &limits, &pools).await;
+    inbox.put_back(&handover.received);
+    let chosen = Chosen { device, terms: handover.terms, attached };
+    Negotiated { stream, runtime, pools, limits, halt, inbox, chosen }.serve().await
 }
 
 /// Serves one connection whose client knows the export already and needs no handshake: the kernel's. Otherwise like
@@ -121,13 +214,9 @@ where
     D: Device + Clone + 'static,
     R: Runtime,
 {
-    let stream = Rc::new(stream);
-    let halt = Halt::of_server(stop);
-    let inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), &limits, &pools).await;
     let terms = Terms::of_kernel(&device.info(), &pools);
-    let chosen = Chosen { device, terms, attached };
-    let end = transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await;
-    take_leave(stream.as_ref(), &runtime, &limits, end).await
+    let handover = Handover { terms, received: Vec::new() };
+    take_over(stream, handover, device, attached, runtime, pools, limits, stop).await
 }
 
 async fn take_leave<S: Stream, R: Clock>(

@@ -112,6 +112,14 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Another descriptor of the same connection, to go on with it on another reactor. Who gives it away uses this one no
+    /// more, nor shuts it down: dropping it leaves the connection open.
+    pub fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.0.file.as_fd().try_clone_to_owned()
+    }
+}
+
 impl Stream for Socket {
     async fn recv(&self, buf: Buf) -> Result<(usize, Buf), IoError> {
         if buf.is_empty() {

@@ -82,6 +82,11 @@ impl<S: Stream> TlsStream<S> {
         self.identity.clone()
     }
 
+    /// What is below, where it is in the clear.
+    pub fn plain(&self) -> Option<&S> {
+        (self.phase.get() == Phase::Clear).then_some(&self.inner)
+    }
+
     /// The handshake.
     pub(super) async fn make_secret(&self, ssl: Ssl) -> Result<(), IoError> {
         assert!(self.phase.get() == Phase::Clear, "a stream is made secret once");
