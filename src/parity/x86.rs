@@ -10,11 +10,9 @@
 
 use std::arch::x86_64::*;
 
+use super::STREAM_ALIGNMENT;
 use super::gf;
 use super::kernels::{Change, Job, blocks_of, kernels};
-
-/// How outputs must be aligned for `stream`: to a line of the cache, which is then written as a whole.
-pub(super) const STREAM_ALIGNMENT: usize = 64;
 
 /// Stores past the caches, and what ends them.
 macro_rules! streams_of {
