@@ -363,11 +363,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if !self.read_places(stripe, rows, &reads, &mut band, &mut avoid).await {
                 continue;
             }
-            if !all_readable {
-                solve::lost_data(stripe, &lost, &mut band);
-                if places.iter().any(|(_, place)| matches!(place, Place::P | Place::Q)) {
-                    solve::parity(stripe, &[], &mut band);
-                }
+            let wants_parity = places.iter().any(|(_, place)| matches!(place, Place::P | Place::Q));
+            match (all_readable, wants_parity) {
+                (true, _) => {}
+                (false, false) => solve::lost_data(stripe, &lost, &mut band),
+                (false, true) => solve::lost_data_and_parity(stripe, &lost, &mut band),
             }
             let cells = places.iter().map(|&(slot, place)| {
                 let cell = match place {

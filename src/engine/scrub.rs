@@ -26,6 +26,7 @@ use super::stripe::{LINE_SECTORS, OUT_OF_REACH, slot_of};
 use super::sync::SyncAction;
 use crate::io::{Buf, Device, Fua, IoError, Runtime, Slice};
 use crate::layout::{Copies, Extent, Geometry, Stripe};
+use crate::parity::{self, Change};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector, StripeIndex};
 
 const LINE_BYTES: usize = (LINE_SECTORS * SECTOR_BYTES) as usize;
@@ -292,7 +293,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let old = band.data[i].as_deref().expect("read");
             let new: Vec<u8> =
                 old.iter().zip(old_p.iter().zip(&new_p[..])).map(|(d, (a, b))| d ^ a ^ b).collect();
-            crate::parity::update(old, &new, stripe.exponents[i], None, Some(&mut mended_q));
+            let change = Change { old, new: &new, exponent: stripe.exponents[i] };
+            parity::update(&[change], None, Some(&mut mended_q));
             if mended_q == *old_q {
                 suspects.push(slot);
             }

@@ -4,7 +4,7 @@ use super::mutant::{self, Mutant};
 use super::plan::Place;
 use crate::io::{Buf, Slice};
 use crate::layout::Stripe;
-use crate::parity;
+use crate::parity::{self, Change};
 
 /// The rows of one stripe in memory: what has been read or worked out, by place.
 pub(super) struct Band {
@@ -80,6 +80,31 @@ pub(super) fn lost_data(stripe: &Stripe, lost: &[usize], band: &mut Band) {
     }
 }
 
+/// Works out the data cells `lost` as `lost_data` does, and parity that is there no more. One data cell and one parity
+/// cell of a RAID6 take one pass together.
+pub(super) fn lost_data_and_parity(stripe: &Stripe, lost: &[usize], band: &mut Band) {
+    match (lost, band.p.is_some(), band.q.is_some()) {
+        (&[a], false, true) => {
+            let (mut out, mut new_p) = (band.take(), band.take());
+            let q = band.q.as_ref().expect("just seen");
+            let sources = by_exponent(stripe, |i| band.data[i].as_deref());
+            parity::recover_with_p(&sources, stripe.exponents[a], q, &mut out, &mut new_p);
+            (band.data[a], band.p) = (Some(out), Some(new_p));
+        }
+        (&[a], true, false) if stripe.q.is_some() => {
+            let (mut out, mut new_q) = (band.take(), band.take());
+            let p = band.p.as_ref().expect("just seen");
+            let sources = by_exponent(stripe, |i| band.data[i].as_deref());
+            parity::recover_with_q(&sources, stripe.exponents[a], p, &mut out, &mut new_q);
+            (band.data[a], band.q) = (Some(out), Some(new_q));
+        }
+        _ => {
+            lost_data(stripe, lost, band);
+            parity(stripe, &[], band);
+        }
+    }
+}
+
 /// Makes P (and Q) anew from all the data: new where it is new, else what the band holds.
 pub(super) fn parity(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
     let mut p = band.take();
@@ -104,11 +129,12 @@ pub(super) fn partial_parity(new: &[Option<Slice>], p: &[u8], out: &mut [u8]) {
 
 /// Changes the parity that the band holds by the difference between the new data and the old that the band holds.
 pub(super) fn modify(stripe: &Stripe, new: &[Option<Slice>], band: &mut Band) {
-    for (i, new) in new.iter().enumerate() {
-        let Some(new) = new else { continue };
+    let wrong = u8::from(mutant::is(Mutant::WrongCoefficient));
+    let changed = new.iter().enumerate().filter_map(|(i, new)| Some((i, new.as_deref()?)));
+    let changes = changed.map(|(i, new)| {
         let old = band.data[i].as_deref().expect("a plan to modify reads what is overwritten");
-        let exponent = stripe.exponents.get(i).copied().unwrap_or(0);
-        let exponent = exponent ^ u8::from(mutant::is(Mutant::WrongCoefficient));
-        parity::update(old, new, exponent, band.p.as_deref_mut(), band.q.as_deref_mut());
-    }
+        Change { old, new, exponent: stripe.exponents.get(i).copied().unwrap_or(0) ^ wrong }
+    });
+    let changes: Vec<_> = changes.collect();
+    parity::update(&changes, band.p.as_deref_mut(), band.q.as_deref_mut());
 }

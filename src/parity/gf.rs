@@ -52,7 +52,7 @@ const LOGARITHMS: [u8; 256] = {
 
 /// The products of a factor with every low half of a byte, and with every high half: what byte shuffles look up. The
 /// product with a byte is the sum of the products with its halves.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) const fn half_products(factor: u8) -> ([u8; 16], [u8; 16]) {
     HALF_PRODUCTS[factor as usize]
 }

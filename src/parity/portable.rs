@@ -1,8 +1,8 @@
 //! The kernels in plain Rust: eight bytes to a word, and loops that the compiler makes vectors of where it can. They run
 //! where no better ones do, and do what is left at the end of a job when the better ones have run out of whole blocks.
 
-use super::gf::POLYNOMIAL;
-use super::kernels::{Job, kernels};
+use super::gf::{self, POLYNOMIAL};
+use super::kernels::{Change, Job, kernels};
 
 const WORDS: usize = 8;
 const WORD_BYTES: usize = size_of::<u64>();
@@ -45,6 +45,15 @@ fn store(bytes: &mut [u8], index: usize, block: Block) {
         None => bytes.copy_from_slice(&block[..bytes.len()]),
     }
 }
+
+/// There is no portable way past the caches, and nobody takes this one.
+#[inline]
+fn stream(bytes: &mut [u8], index: usize, block: Block) {
+    store(bytes, index, block);
+}
+
+#[inline]
+fn fence() {}
 
 #[inline]
 fn zero() -> Block {

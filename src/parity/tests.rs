@@ -95,6 +95,29 @@ fn written(output: &[u8], padding: usize, len: usize) -> Vec<u8> {
     written.to_vec()
 }
 
+/// Output that begins with a line of the cache.
+struct Lines {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Lines {
+    fn new(len: usize) -> Lines {
+        let memory = vec![0xa5; len + STREAM_ALIGNMENT + 3];
+        let start = memory.as_ptr().align_offset(STREAM_ALIGNMENT);
+        Lines { memory, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+
+    fn written(&self) -> Vec<u8> {
+        written(&self.memory, self.start, self.len)
+    }
+}
+
 proptest! {
     #[test]
     fn xor_is_p((len, sources) in arb_sources(), padding in 0..70usize) {
@@ -128,21 +151,94 @@ proptest! {
     #[test]
     fn updated_parity_is_that_of_the_new_data(
         (len, mut sources) in arb_sources(),
-        number: prop::sample::Index,
+        changed in prop::collection::btree_set(0..20u8, 1..=5),
         (with_p, with_q) in any::<(bool, bool)>(),
     ) {
-        let number = number.index(sources.padded.len());
-        let old = sources.or_zeroes(number as u8, len);
+        let count = sources.padded.len() as u8;
+        let changed: Vec<u8> = changed.into_iter().filter(|number| *number < count).collect();
+        let old: Vec<_> = changed.iter().map(|number| sources.or_zeroes(*number, len)).collect();
         let (p, q) = (sources.p(len), sources.q(len));
-        sources.padded[number] = Some(noise(77, sources.padding + len));
-        let new = sources.or_zeroes(number as u8, len);
+        for number in &changed {
+            sources.padded[usize::from(*number)] = Some(noise(77 + u64::from(*number), sources.padding + len));
+        }
+        let new: Vec<_> = changed.iter().map(|number| sources.or_zeroes(*number, len)).collect();
+        let changes = changed.iter().zip(old.iter().zip(&new));
+        let changes: Vec<_> =
+            changes.map(|(&exponent, (old, new))| Change { old, new, exponent }).collect();
         let (p_expected, q_expected) = (sources.p(len), sources.q(len));
         for implementation in available() {
             let (mut p, mut q) = (p.clone(), q.clone());
             let (p_given, q_given) = (with_p.then_some(&mut p[..]), with_q.then_some(&mut q[..]));
-            perform(implementation, update_job(&old, &new, number as u8, p_given, q_given));
+            perform(implementation, update_job(&changes, p_given, q_given));
             prop_assert!(!with_p || p == p_expected, "{}", implementation.name);
             prop_assert!(!with_q || q == q_expected, "{}", implementation.name);
+        }
+    }
+
+    #[test]
+    fn lost_with_parity((len, sources) in arb_sources(), lost: prop::sample::Index) {
+        let lost = lost.index(sources.padded.len()) as u8;
+        let (p, q) = (sources.p(len), sources.q(len));
+        let known = sources.without(&[lost]);
+        let expected = sources.or_zeroes(lost, len);
+        for implementation in available() {
+            let (mut out, mut parity) = (dirty(3, len), dirty(0, len));
+            let job = recover_with_p_job(&known, lost, &q, &mut out[3..3 + len], &mut parity[..len]);
+            perform(implementation, job);
+            prop_assert_eq!(&written(&out, 3, len), &expected, "{}", implementation.name);
+            prop_assert_eq!(&written(&parity, 0, len), &p, "{}", implementation.name);
+
+            let (mut out, mut parity) = (dirty(0, len), dirty(3, len));
+            let job = recover_with_q_job(&known, lost, &p, &mut out[..len], &mut parity[3..3 + len]);
+            perform(implementation, job);
+            prop_assert_eq!(&written(&out, 0, len), &expected, "{}", implementation.name);
+            prop_assert_eq!(&written(&parity, 3, len), &q, "{}", implementation.name);
+        }
+    }
+
+    /// Every job that writes past the caches, as small as the others; `streams` decides about real ones.
+    #[test]
+    fn past_the_caches((len, sources) in arb_sources(), lost in any::<(prop::sample::Index, prop::sample::Index)>()) {
+        let count = sources.padded.len();
+        let (first, second) = (lost.0.index(count) as u8, lost.1.index(count) as u8);
+        let (p, q) = (sources.p(len), sources.q(len));
+        let slices = sources.slices();
+        let some: Vec<&[u8]> = slices.iter().copied().flatten().collect();
+        let one = sources.without(&[first]);
+        let two = sources.without(&[first, second]);
+        let (first_data, second_data) = (sources.or_zeroes(first, len), sources.or_zeroes(second, len));
+        for implementation in available() {
+            let Some(stream) = implementation.stream else { continue };
+            let check = |job: &mut dyn FnMut(&mut Lines, &mut Lines), expected: [Option<&Vec<u8>>; 2]| {
+                let (mut a, mut b) = (Lines::new(len), Lines::new(len));
+                job(&mut a, &mut b);
+                for (lines, expected) in [&a, &b].into_iter().zip(expected) {
+                    if let Some(expected) = expected {
+                        assert!(lines.written() == *expected, "{}", implementation.name);
+                    }
+                }
+            };
+            let run = |job: Job<'_>| finish(implementation, stream, job);
+            if !some.is_empty() {
+                check(&mut |a, _| run(xor_job(&some, a.bytes())), [Some(&p), None]);
+            }
+            check(&mut |a, b| run(gen_pq_job(&slices, a.bytes(), b.bytes())), [Some(&p), Some(&q)]);
+            check(&mut |a, _| run(gen_q_job(&slices, a.bytes())), [Some(&q), None]);
+            check(&mut |a, _| run(recover_from_q_job(&one, first, &q, a.bytes())), [Some(&first_data), None]);
+            check(
+                &mut |a, b| run(recover_with_p_job(&one, first, &q, a.bytes(), b.bytes())),
+                [Some(&first_data), Some(&p)],
+            );
+            check(
+                &mut |a, b| run(recover_with_q_job(&one, first, &p, a.bytes(), b.bytes())),
+                [Some(&first_data), Some(&q)],
+            );
+            if first != second {
+                check(
+                    &mut |a, b| run(recover_two_job(&two, (first, second), &p, &q, (a.bytes(), b.bytes()))),
+                    [Some(&first_data), Some(&second_data)],
+                );
+            }
         }
     }
 
@@ -219,7 +315,10 @@ fn the_highest_exponents() {
 
         let mut q_out = q.clone();
         let zeroes = vec![0; len];
-        perform(implementation, update_job(&out, &zeroes, 254, None, Some(&mut q_out)));
+        perform(
+            implementation,
+            update_job(&[Change { old: &out, new: &zeroes, exponent: 254 }], None, Some(&mut q_out)),
+        );
         assert_eq!(q_out, oracle::q(&sources.owned()[..254], len));
     }
 }
@@ -232,7 +331,8 @@ fn every_factor_times_every_byte() {
     for implementation in available() {
         for exponent in 0..=254 {
             let mut q = zeroes.clone();
-            perform(implementation, update_job(&zeroes, &bytes, exponent, None, Some(&mut q)));
+            let change = [Change { old: &zeroes, new: &bytes, exponent }];
+            perform(implementation, update_job(&change, None, Some(&mut q)));
             let factor = oracle::power(usize::from(exponent));
             let expected: Vec<u8> = bytes.iter().map(|byte| oracle::multiply(factor, *byte)).collect();
             assert_eq!(q, expected, "g^{exponent} by {}", implementation.name);
@@ -266,13 +366,53 @@ fn through_the_front_door() {
     recover_from_q(&[Some(&a), None, Some(&c)], 1, &q, &mut first);
     assert_eq!(first, b);
 
+    let sources = [Some(&a[..]), None, Some(&c[..])];
+    recover_with_p(&sources, 1, &q, &mut first, &mut second);
+    assert!(first == b && second == p);
+    recover_with_q(&sources, 1, &p, &mut first, &mut second);
+    assert!(first == b && second == q);
+
     let new = noise(4, 1000);
-    update(&b, &new, 1, Some(&mut p), Some(&mut q));
+    update(&[Change { old: &b, new: &new, exponent: 1 }], Some(&mut p), Some(&mut q));
     gen_pq(&[Some(&a), Some(&new), Some(&c)], &mut first, &mut second);
     assert!(p == first && q == second);
 
     assert_eq!(implementation(), available().next().unwrap().name);
     assert!(is_zero(&[]));
+}
+
+#[test]
+fn large_and_aligned_jobs_stream() {
+    let large = STREAM_BYTES_MIN / 4;
+    let (a, b) = (noise(1, large), noise(2, large));
+    let sources = [Some(&a[..]), Some(&b[..])];
+    let (mut p, mut q) = (Lines::new(large), Lines::new(large));
+    assert!(streams(&gen_pq_job(&sources, p.bytes(), q.bytes())));
+    assert!(!streams(&gen_q_job(&sources, q.bytes())), "smaller by a slice");
+    let changes = [Change { old: &a, new: &b, exponent: 3 }; 2];
+    assert!(!streams(&update_job(&changes, Some(p.bytes()), Some(q.bytes()))), "reads what it writes");
+    let q_start = q.start + 1;
+    assert!(!streams(&gen_pq_job(&sources, p.bytes(), &mut q.memory[q_start..][..large])), "not aligned");
+
+    // As it is done, and as it is done without.
+    let (mut plain_p, mut plain_q) = (vec![0; large], vec![0; large]);
+    gen_pq(&sources, p.bytes(), q.bytes());
+    finish(&CHOSEN, CHOSEN.run, gen_pq_job(&sources, &mut plain_p, &mut plain_q));
+    assert!(p.written() == plain_p && *q.bytes() == plain_q);
+}
+
+#[test]
+fn unaligned_stores_past_the_caches_are_refused() {
+    for implementation in available() {
+        let Some(stream) = implementation.stream else { continue };
+        let mut out = Lines::new(600);
+        let start = out.start + 1;
+        let source = noise(1, 512);
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            finish(implementation, stream, xor_job(&[&source], &mut out.memory[start..start + 512]));
+        }));
+        assert!(attempt.is_err(), "{}", implementation.name);
+    }
 }
 
 /// Seen with --nocapture: what this machine has tested.
@@ -316,7 +456,7 @@ fn lost_twice() {
 #[test]
 #[should_panic(expected = "exponent 255")]
 fn exponent_without_a_power() {
-    update(&[1], &[2], 255, None, Some(&mut [0]));
+    update(&[Change { old: &[1], new: &[2], exponent: 255 }], None, Some(&mut [0]));
 }
 
 #[test]

@@ -3,61 +3,38 @@
 //! A block is four vectors, so that there is enough to do while the one multiplication after the other is under way.
 //! Multiplication with 2 is one instruction with GFNI; without, it is a shift with the polynomial added where a bit fell
 //! out. Multiplication with another factor is one instruction with GFNI too; without, the products with the halves of
-//! each byte are looked up with byte shuffles. Nothing in here is unsafe: vectors are values, and memory is slices.
+//! each byte are looked up with byte shuffles. Vectors are values, and memory is slices; only a store past the caches takes
+//! a pointer.
+
+#![allow(unsafe_code)] // stores past the caches
 
 use std::arch::x86_64::*;
 
+use super::STREAM_ALIGNMENT;
 use super::gf;
-use super::kernels::{Job, kernels};
+use super::kernels::{Change, Job, blocks_of, kernels};
 
-/// The part that is the same for all: blocks of four vectors from what is defined for one.
-macro_rules! blocks_of {
-    ($vector:ty, $vector_bytes:literal, $features:literal) => {
-        const BLOCK: usize = 4 * $vector_bytes;
-        const _: () = assert!(BLOCK.is_multiple_of(super::super::portable::BLOCK));
-
-        type Block = [$vector; 4];
-
-        /// Whole blocks only; the rest is left to the portable kernels.
-        fn block_count(len: usize) -> usize {
-            len / BLOCK
-        }
-
+/// Stores past the caches, and what ends them.
+macro_rules! streams_of {
+    ($vector:ty, $features:literal, $stream:ident) => {
+        #[target_feature(enable = $features)]
         #[inline]
-        fn load(bytes: &[u8], index: usize) -> Block {
-            zerocopy::transmute!(bytes.as_chunks::<BLOCK>().0[index])
-        }
-
-        #[inline]
-        fn store(bytes: &mut [u8], index: usize, block: Block) {
-            bytes.as_chunks_mut::<BLOCK>().0[index] = zerocopy::transmute!(block);
-        }
-
-        #[inline]
-        fn zero() -> Block {
-            zerocopy::transmute!([0u8; BLOCK])
+        fn stream(bytes: &mut [u8], index: usize, block: Block) {
+            let place = &mut bytes.as_chunks_mut::<BLOCK>().0[index];
+            let place = place.as_mut_ptr().cast::<$vector>();
+            assert!(place.addr().is_multiple_of(STREAM_ALIGNMENT), "streamed to where no line begins");
+            for (i, vector) in block.into_iter().enumerate() {
+                // SAFETY: `place` is the block's bytes, four vectors, exclusively borrowed and aligned as just asserted;
+                // `run` fences before it returns, so nobody sees these stores out of order.
+                unsafe { $stream(place.add(i), vector) };
+            }
         }
 
         #[target_feature(enable = $features)]
         #[inline]
-        fn xor(a: Block, b: Block) -> Block {
-            [xor_one(a[0], b[0]), xor_one(a[1], b[1]), xor_one(a[2], b[2]), xor_one(a[3], b[3])]
+        fn fence() {
+            _mm_sfence();
         }
-
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn double(a: Block) -> Block {
-            [double_one(a[0]), double_one(a[1]), double_one(a[2]), double_one(a[3])]
-        }
-
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn scale(factor: Factor, a: Block) -> Block {
-            let [a0, a1, a2, a3] = a;
-            [scale_one(factor, a0), scale_one(factor, a1), scale_one(factor, a2), scale_one(factor, a3)]
-        }
-
-        kernels!(#[target_feature(enable = $features)]);
     };
 }
 
@@ -65,6 +42,7 @@ pub(super) mod avx512_gfni {
     use super::*;
 
     blocks_of!(__m512i, 64, "avx512f,avx512bw,gfni");
+    streams_of!(__m512i, "avx512f,avx512bw,gfni", _mm512_stream_si512);
 
     /// A bit matrix in each 64-bit lane.
     type Factor = __m512i;
@@ -98,6 +76,7 @@ pub(super) mod avx2_gfni {
     use super::*;
 
     blocks_of!(__m256i, 32, "avx2,gfni");
+    streams_of!(__m256i, "avx2,gfni", _mm256_stream_si256);
 
     /// A bit matrix in each 64-bit lane.
     type Factor = __m256i;
@@ -131,6 +110,7 @@ pub(super) mod avx512 {
     use super::*;
 
     blocks_of!(__m512i, 64, "avx512f,avx512bw");
+    streams_of!(__m512i, "avx512f,avx512bw", _mm512_stream_si512);
 
     /// The products with low halves and with high halves, in each 128-bit lane.
     type Factor = (__m512i, __m512i);
@@ -172,6 +152,7 @@ pub(super) mod avx2 {
     use super::*;
 
     blocks_of!(__m256i, 32, "avx2");
+    streams_of!(__m256i, "avx2", _mm256_stream_si256);
 
     /// The products with low halves and with high halves, in each 128-bit lane.
     type Factor = (__m256i, __m256i);
@@ -214,6 +195,7 @@ pub(super) mod ssse3 {
     use super::*;
 
     blocks_of!(__m128i, 16, "ssse3");
+    streams_of!(__m128i, "ssse3", _mm_stream_si128);
 
     /// The products with low halves and with high halves.
     type Factor = (__m128i, __m128i);
