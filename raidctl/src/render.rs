@@ -2,7 +2,9 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use raidd::api::{Event, Finding, Findings, Member, MemberState, Status, SyncAction, SyncStatus, Tuning};
+use raidd::api::{
+    Event, Finding, Findings, Member, MemberState, Status, SyncAction, SyncStatus, Traffic, Tuning,
+};
 
 use crate::quantity::{duration, moment, short_size, size};
 
@@ -76,6 +78,7 @@ pub fn status(array: &Status) -> String {
     lines.extend(array.device.iter().map(|device| ("Device", printable(device))));
     let paused = if array.sync_paused && array.sync.action != SyncAction::Idle { ", paused" } else { "" };
     lines.extend(array.last_scrub_unix_seconds.map(|seconds| ("Last scrub", moment(seconds))));
+    lines.extend(array.traffic.iter().map(|traffic| ("Traffic", self::traffic(traffic))));
     lines.push(("Sync", progress(&array.sync) + paused));
     lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
 
@@ -86,6 +89,22 @@ pub fn status(array: &Status) -> String {
     text.push('\n');
     text.push_str(&members(array));
     text
+}
+
+/// What clients read and wrote, and what that came to on the members.
+fn traffic(traffic: &Traffic) -> String {
+    let side = |client: u64, member: u64| {
+        let times = match client {
+            0 => String::new(),
+            client => format!(", {:.2} times", member as f64 / client as f64),
+        };
+        format!("{} ({} on members{times})", size(client), size(member))
+    };
+    format!(
+        "read {}, written {}",
+        side(traffic.client_read_bytes, traffic.member_read_bytes),
+        side(traffic.client_written_bytes, traffic.member_written_bytes)
+    )
 }
 
 /// The block device that an array is.
@@ -342,6 +361,7 @@ mod tests {
             tuning: None,
             last_scrub_unix_seconds: None,
             device: None,
+            traffic: None,
         }
     }
 

@@ -99,6 +99,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         tuning: None,
         last_scrub_unix_seconds: None,
         device: None,
+        traffic: None,
     }
 }
 

@@ -32,6 +32,7 @@ pub use findings::{Finding, Findings};
 pub use problem::{Problem, ProblemCode};
 pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
+    Traffic,
 };
 pub use text::{NAME_BYTES_MAX, default_control_path, parse_duration_ms, parse_size, parse_uuid, valid_name};
 pub use tuning::{

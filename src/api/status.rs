@@ -67,6 +67,23 @@ pub struct Status {
     /// The block device of this machine that it is attached as: `/dev/nbd0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// What has been read and written; none while the array does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    pub traffic: Option<Traffic>,
+}
+
+/// Bytes since the array was started. What members are written for each byte of a client's is n/(n-1) at best with one parity,
+/// n/(n-2) with two, and the number of copies without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Read by clients.
+    pub client_read_bytes: u64,
+    /// Written by clients.
+    pub client_written_bytes: u64,
+    /// Read from members, by whomever: clients, recovery, scrubs, and writes that need old data or parity.
+    pub member_read_bytes: u64,
+    /// Written to members: data and parity.
+    pub member_written_bytes: u64,
 }
 
 impl Status {
@@ -314,6 +331,7 @@ mod tests {
             tuning: None,
             last_scrub_unix_seconds: None,
             device: None,
+            traffic: None,
         }
     }
 

@@ -88,6 +88,7 @@ fn array(name: &str) -> Status {
         tuning: None,
         last_scrub_unix_seconds: None,
         device: None,
+        traffic: None,
     }
 }
 

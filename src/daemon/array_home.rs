@@ -53,18 +53,19 @@ pub struct RemoteArray {
 }
 
 impl RemoteArray {
-    /// Runs `job` on the array where it lives: here, where that is this reactor, else there as a task of its own. Who calls
-    /// is a task of its own, too, that ends with its request and not with its connection: one that is dropped takes no write
-    /// down with it, which would leave its rows torn and unlocked.
+    /// The array, if it lives on this reactor. Who uses it is a task that ends with its request and not with its connection:
+    /// one that is dropped takes no write down with it, which would leave its rows torn and unlocked.
+    fn here(&self) -> Option<Result<Rc<DiskArray>, IoError>> {
+        self.home.is_current().then(|| resident(self.id).ok_or(GONE))
+    }
+
+    /// Runs `job` on the array where it lives, as a task of its own.
     async fn there<T, F>(&self, job: impl FnOnce(Rc<DiskArray>) -> F + Send + 'static) -> Result<T, IoError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, IoError>> + 'static,
     {
         let id = self.id;
-        if self.home.is_current() {
-            return job(resident(id).ok_or(GONE)?).await;
-        }
         let answer = self.home.call(move || async move { job(resident(id).ok_or(GONE)?).await });
         answer.await.unwrap_or(Err(GONE))
     }
@@ -76,11 +77,22 @@ impl Device for RemoteArray {
     }
 
     async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
-        self.there(move |array| async move { array.read(offset_bytes, buf).await }).await
+        match self.here() {
+            Some(array) => array?.read(offset_bytes, buf).await,
+            None => {
+                Box::pin(self.there(move |array| async move { array.read(offset_bytes, buf).await })).await
+            }
+        }
     }
 
     async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        self.there(move |array| async move { array.write(offset_bytes, data, fua).await }).await
+        match self.here() {
+            Some(array) => array?.write(offset_bytes, data, fua).await,
+            None => {
+                Box::pin(self.there(move |array| async move { array.write(offset_bytes, data, fua).await }))
+                    .await
+            }
+        }
     }
 
     async fn write_zeroes(

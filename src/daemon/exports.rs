@@ -20,7 +20,7 @@ use futures_channel::oneshot;
 use super::access::{Access, AccessRules, Source};
 use super::array_home::{ArrayId, RemoteArray, resident};
 use super::config::{NbdAddress, NbdListener, TlsMode};
-use super::registry::{Entry, Registry};
+use super::registry::{CONNECTIONS_AT_HOME, Entry, Registry};
 use crate::io::{Clock, Device, Pool, Spawn};
 use crate::nbd::{
     self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
@@ -203,8 +203,8 @@ impl Service {
     ) {
         let entry = entry.clone();
         entry.kernel_connected();
-        let place = match entry.kernel_connections() {
-            1 => entry.home.index(),
+        let place = match entry.kernel_connections() as usize {
+            few if few <= CONNECTIONS_AT_HOME => entry.home.index(),
             _ => self.turn(),
         };
         self.spread_to(place, move |service| async move {

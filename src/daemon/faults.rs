@@ -136,6 +136,14 @@ impl MemberDisk {
         Ok(())
     }
 
+    /// The gate, if there is one: in a box, so that it costs those nothing that have none.
+    async fn pass(&self) -> Result<(), IoError> {
+        match &self.0.faults {
+            None => Ok(()),
+            Some(_) => Box::pin(self.gate()).await,
+        }
+    }
+
     /// What goes wrong with every operation.
     async fn gate(&self) -> Result<(), IoError> {
         let Some(faults) = &self.0.faults else { return Ok(()) };
@@ -182,7 +190,7 @@ impl Device for MemberDisk {
     }
 
     async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
-        self.gate().await?;
+        self.pass().await?;
         if let Some(faults) = &self.0.faults
             && overlaps(&faults.unreadable.borrow(), &(offset_bytes..offset_bytes + buf.len() as u64))
         {
@@ -192,7 +200,7 @@ impl Device for MemberDisk {
     }
 
     async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        self.gate().await?;
+        self.pass().await?;
         let len_bytes: u64 = data.iter().map(|slice| slice.len() as u64).sum();
         let range = offset_bytes..offset_bytes + len_bytes;
         self.check_writable(&range)?;

@@ -7,7 +7,7 @@ use super::config::NbdListener;
 use super::saved::SavedArray;
 use crate::api::{
     ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
-    SyncStatus, Tuning,
+    SyncStatus, Traffic, Tuning,
 };
 use crate::engine::{self, ArrayStatus, MemberStatus, Phase};
 use crate::layout::{Level, layout_name};
@@ -78,6 +78,12 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
         }),
         last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
         device: None,
+        traffic: Some(Traffic {
+            client_read_bytes: facts.client_bytes.0,
+            client_written_bytes: facts.client_bytes.1,
+            member_read_bytes: facts.member_bytes.0,
+            member_written_bytes: facts.member_bytes.1,
+        }),
     }
 }
 

@@ -6,12 +6,15 @@ use std::rc::{Rc, Weak};
 
 use super::bitmap::Intent;
 use super::deadline::Deadlines;
+use super::gather::Gathering;
 use super::locks::RowLocks;
 use super::ppl_log::Logs;
 use super::repair::Mending;
 use super::roster::Roster;
 use super::state::{Phase, State};
+use super::stripe::Unreadable;
 use super::sync::SyncTask;
+use super::traffic::{Traffic, count};
 use crate::io::{
     Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime,
     Slice, Zeroing,
@@ -64,6 +67,7 @@ pub struct Array<D, R> {
     pub(super) truth: Superblock,
     pub(super) state: RefCell<State>,
     pub(super) locks: RowLocks,
+    pub(super) gathering: Gathering,
     /// The one lane in which superblocks and bitmap superblocks are written.
     pub(super) lane: RowLocks,
     /// The write-intent bitmap, where the array has one, and the lane in which it is written.
@@ -78,6 +82,7 @@ pub struct Array<D, R> {
     pub(super) turn: Cell<usize>,
     pub(super) sync: SyncTask,
     pub(super) deadlines: Rc<Deadlines>,
+    pub(super) traffic: Rc<Traffic>,
     /// The one lane in which discards are done.
     pub(super) discards: RowLocks,
     /// Every write is durable when it is answered, whether that was asked for or not.
@@ -171,13 +176,29 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         self.check(offset_bytes, buf.len() as u64, self.block_bytes)?;
         let _busy = self.enter(false)?;
         self.sync.last_request.set(self.runtime.now());
+        let len = buf.len();
+        count(&self.traffic.client_read, len as u64);
         if buf.is_empty() {
             return Ok(buf);
         }
-        match &self.geometry {
-            Geometry::Copies(copies) => self.read_copies(copies, offset_bytes, buf).await,
-            Geometry::Parity(parity) => self.read_parity(parity, offset_bytes, buf).await,
-        }
+        // Nearly all reads lie on one member, and it answers. What else there is has its future in a box: a large one would be
+        // copied, and copied again, for every small read.
+        let (lone, avoid) = match &self.geometry {
+            Geometry::Copies(copies) => self.lone_copy(copies, offset_bytes, len as u64).unzip(),
+            Geometry::Parity(parity) => self.lone_chunk(parity, offset_bytes, len as u64).unzip(),
+        };
+        let buf = match lone {
+            Some((member, sector)) => match member.read(sector, buf).await {
+                Ok(buf) => return Ok(buf),
+                Err(error) => {
+                    self.judge_read(&member, sector.0..sector.0 + sectors(len as u64), &error);
+                    drop(member);
+                    self.memory.rescue.alloc(len).await
+                }
+            },
+            None => buf,
+        };
+        Box::pin(self.read_apart(offset_bytes, buf, avoid)).await
     }
 
     async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
@@ -188,11 +209,16 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         if len_bytes == 0 {
             return Ok(());
         }
+        count(&self.traffic.client_written, len_bytes);
         let fua = self.fua(fua);
         let _ticket = self.activate().await?;
         match &self.geometry {
-            Geometry::Copies(copies) => self.write_copies(copies, offset_bytes, &data, fua).await?,
-            Geometry::Parity(parity) => self.write_parity(parity, offset_bytes, &data, fua).await?,
+            Geometry::Copies(copies) => {
+                Box::pin(self.write_copies(copies, offset_bytes, &data, fua)).await?;
+            }
+            Geometry::Parity(parity) => {
+                Box::pin(self.write_parity(parity, offset_bytes, &data, fua)).await?;
+            }
         }
         // Law 1: whoever was passed over because it had failed is on record before anyone hears of success.
         self.persist().await
@@ -254,6 +280,20 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// the array is on, and goes on as if what was answered were there.
     pub fn set_write_through(&self, write_through: bool) {
         self.write_through.set(write_through);
+    }
+
+    /// Reads what does not lie on one member, or lies where a read has just failed.
+    async fn read_apart(
+        &self,
+        offset_bytes: u64,
+        buf: Buf,
+        avoid: Option<Unreadable>,
+    ) -> Result<Buf, IoError> {
+        let avoid = avoid.into_iter().collect();
+        match &self.geometry {
+            Geometry::Copies(copies) => self.read_copies(copies, offset_bytes, buf, avoid).await,
+            Geometry::Parity(parity) => self.read_parity(parity, offset_bytes, buf, avoid).await,
+        }
     }
 
     fn fua(&self, asked: Fua) -> Fua {

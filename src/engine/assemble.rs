@@ -32,6 +32,7 @@ use super::ppl_log::{Logs, room_bytes};
 use super::ranges::RowSet;
 use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
+use super::traffic::Traffic;
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
 use crate::md::ppl::PPL_HEADER_BYTES;
@@ -111,10 +112,11 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         });
         intent.borrow_mut().unite(others);
     }
+    let traffic = Rc::<Traffic>::default();
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
     let mut take = |index: usize, slot: Option<MemberSlot>, replacement: bool| {
         let found = taken[index].take().expect("a member has one place");
-        let member = member(found, slot, replacement, block_bytes, &deadlines);
+        let member = member(found, slot, replacement, block_bytes, &deadlines, &traffic);
         member.lags.set(member.superblock.events < truth.events);
         Rc::new(member)
     };
@@ -159,6 +161,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 flush_lost: false,
             }),
             locks: Default::default(),
+            gathering: Default::default(),
             lane: Default::default(),
             intent,
             bitmap_lane: Default::default(),
@@ -168,6 +171,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             turn: Cell::new(0),
             sync: Default::default(),
             deadlines,
+            traffic,
             discards: Default::default(),
             write_through: Cell::new(false),
             memory: memory.clone(),
@@ -218,6 +222,7 @@ fn member<D: Device>(
     replacement: bool,
     block_bytes: u64,
     deadlines: &Rc<Deadlines>,
+    traffic: &Rc<Traffic>,
 ) -> Member<D> {
     let superblock = found.superblock;
     // What it holds begins and ends anywhere; what is read of it does so with a block.
@@ -250,6 +255,7 @@ fn member<D: Device>(
         corrected: Cell::new(u64::from(superblock.corrected_reads)),
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
+        traffic: traffic.clone(),
         last_blame: Cell::new(None),
         is_absent: Cell::new(false),
         awaited: Cell::new(0),

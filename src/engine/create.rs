@@ -4,6 +4,7 @@
 //! bitmaps and logs are written, all members are flushed, and only then the superblocks are written, durably. A crash on
 //! the way leaves members without a superblock: there is no array yet, and nobody was told that there is.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -56,7 +57,7 @@ pub async fn write<D: Device, R: Runtime>(
             }
         }
         let zeroed = if zero { created.superblocks[index].data_size.bytes() } else { 0 };
-        deadlines.bound(zeroed, member.device.flush()).await
+        deadlines.bound(zeroed, pin!(member.device.flush())).await
     });
     check(members, join_all(metadata).await, "writing its metadata")?;
     let superblocks = members.iter().zip(&created.superblocks).map(async |(member, superblock)| {
@@ -90,7 +91,7 @@ async fn write_bytes<D: Device>(
         buf.zero();
         buf[..part.len()].copy_from_slice(part);
         let at = offset_bytes + (number * STEP_BYTES) as u64;
-        deadlines.bound(0, device.write(at, vec![buf.freeze()], Fua::Yes)).await?;
+        deadlines.bound(0, pin!(device.write(at, vec![buf.freeze()], Fua::Yes))).await?;
     }
     Ok(())
 }
@@ -104,7 +105,7 @@ async fn zero_range<D: Device>(
     let block = u64::from(device.info().write_block_bytes);
     let len_bytes = len_bytes - len_bytes % block;
     let zeroed = device.write_zeroes(offset_bytes, len_bytes, Zeroing::Allocate, Fua::No);
-    match deadlines.bound(len_bytes, zeroed).await {
+    match deadlines.bound(len_bytes, pin!(zeroed)).await {
         Err(error) if error.kind == IoErrorKind::Unsupported => {}
         result => return result,
     }
@@ -112,7 +113,7 @@ async fn zero_range<D: Device>(
     while at < len_bytes {
         let len = (len_bytes - at).min(MAX_BUF_BYTES as u64);
         let written = device.write(offset_bytes + at, vec![Slice::zeroes(len as usize)], Fua::No);
-        deadlines.bound(len, written).await?;
+        deadlines.bound(len, pin!(written)).await?;
         at += len;
     }
     Ok(())

@@ -11,7 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -84,13 +84,13 @@ impl Deadlines {
         self.timeout.set(timeout);
     }
 
-    /// Awaits an operation, at most until its deadline.
+    /// Awaits an operation, at most until its deadline. It is pinned where it was made: handed over by value it would be
+    /// copied several times.
     pub async fn bound<T>(
         self: &Rc<Self>,
         zeroed_bytes: u64,
-        operation: impl Future<Output = Result<T, IoError>>,
+        mut operation: Pin<&mut impl Future<Output = Result<T, IoError>>>,
     ) -> Result<T, IoError> {
-        let mut operation = pin!(operation);
         let until =
             (self.now)() + self.timeout.get() + Duration::from_secs(zeroed_bytes / BYTES_PER_SECOND_MIN);
         let key = self.entries.borrow_mut().insert(Entry { until, overdue: false, waker: None });

@@ -11,6 +11,7 @@
 //! - Nothing is written, no member fails by this, and who does not answer has nothing to report.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -22,7 +23,7 @@ use super::plan::Trust;
 use super::roster::split;
 use crate::io::extent::{BAD, DEGRADED, DIRTY, Extents, RECOVERING, UNSYNCED, nothing_to_report};
 use crate::io::{Device, Extent, ExtentKind, Runtime};
-use crate::layout::{Geometry, Parity, Place, Stripe};
+use crate::layout::{Geometry, Parity, Place, Places, Stripe};
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
 
 /// Pieces, or bits of the bitmap, looked at for one answer: a millisecond of work or so.
@@ -34,7 +35,7 @@ struct Piece {
     /// Its sectors in the units of the row locks; as many as in `array`.
     rows: Range<u64>,
     /// Where its data is: with copies, all of them.
-    data: Vec<Place>,
+    data: Places,
 }
 
 /// Who can tell whether a piece is a hole, and where it is on its device.
@@ -171,7 +172,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let first = (stripe.sector + location.offset).0;
             for rows in split(first..first + len, &cuts) {
                 let array = at + rows.start - first..at + rows.end - first;
-                let data = vec![Place { slot: stripe.data[location.data], sector: Sector(rows.start) }];
+                let data = Places::from_slice(&[Place {
+                    slot: stripe.data[location.data],
+                    sector: Sector(rows.start),
+                }]);
                 pieces.push(Piece { array, rows, data });
             }
             at += len;
@@ -189,7 +193,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         };
         // In a stripe everybody has a part in it, at the same sector.
         let row = Sector(piece.rows.start);
-        let places: Vec<Place> = match &self.geometry {
+        let places: Places = match &self.geometry {
             Geometry::Parity(_) => self.slots().map(|slot| Place { slot, sector: row }).collect(),
             Geometry::Copies(_) => piece.data.clone(),
         };
@@ -278,7 +282,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let surveys = all.into_iter().map(|asked| async move {
             let told = asked.member.device.extents(ExtentKind::Allocation, asked.bytes.clone(), max);
             // Not to answer this is no failure.
-            let extents = self.deadlines.bound(0, told).await.ok()?;
+            let extents = self.deadlines.bound(0, pin!(told)).await.ok()?;
             Some(Survey { asked, extents })
         });
         join_all(surveys).await.into_iter().flatten().collect()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::bitmap::bitmap_offset_bytes;
@@ -173,7 +174,7 @@ impl Source<'_> {
         let mut bytes = Vec::with_capacity((end - at) as usize);
         while at < end {
             let buf = self.pool.alloc((end - at).min(STEP_BYTES) as usize).await;
-            let read = self.deadlines.bound(0, device.read(at, buf)).await;
+            let read = self.deadlines.bound(0, pin!(device.read(at, buf))).await;
             let buf = read.map_err(|error| Refusal::Unreadable { member: label.to_owned(), error })?;
             bytes.extend_from_slice(&buf);
             at += buf.len() as u64;

@@ -10,10 +10,12 @@
 //! - Who holds a lock waits for no other lock of the same set. (Locks come before scratch buffers, always.)
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Poll, Waker};
+
+use smallvec::SmallVec;
 
 use super::mutant::{self, Mutant};
 
@@ -23,16 +25,20 @@ pub(super) struct RowLocks {
     queue: RefCell<Queue>,
 }
 
+/// Where a request is found: its first row, and its number in the order of arrival.
+type Key = (u64, u64);
+
+/// Requests by their rows, granted or not, so that who is in whose way is found without a look at all of them.
 #[derive(Default)]
 struct Queue {
     next_ticket: u64,
-    /// In order of arrival, granted or not.
-    requests: VecDeque<Request>,
+    requests: BTreeMap<Key, Request>,
+    /// No request is for more rows than this.
+    longest: u64,
 }
 
 struct Request {
-    ticket: u64,
-    rows: Range<u64>,
+    end: u64,
     granted: bool,
     waker: Option<Waker>,
 }
@@ -40,7 +46,7 @@ struct Request {
 /// A lock held; dropping it lets the next one in.
 pub(super) struct RowGuard<'a> {
     locks: &'a RowLocks,
-    ticket: u64,
+    key: Key,
 }
 
 impl RowLocks {
@@ -56,10 +62,10 @@ impl RowLocks {
     pub async fn lock(&self, rows: Range<u64>) -> RowGuard<'_> {
         assert!(rows.start < rows.end, "a lock on no rows");
         // The guard exists before the lock is granted, so that a waiter that is dropped leaves the queue.
-        let guard = RowGuard { locks: self, ticket: self.queue.borrow_mut().enter(rows) };
+        let guard = RowGuard { locks: self, key: self.queue.borrow_mut().enter(&rows) };
         poll_fn(|context| {
             let mut queue = self.queue.borrow_mut();
-            let request = queue.find(guard.ticket);
+            let request = queue.requests.get_mut(&guard.key).expect("a guard is in the queue");
             if request.granted {
                 return Poll::Ready(());
             }
@@ -72,33 +78,40 @@ impl RowLocks {
 }
 
 impl Queue {
-    fn enter(&mut self, rows: Range<u64>) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        let granted = !self.requests.iter().any(|earlier| overlap(&earlier.rows, &rows));
-        self.requests.push_back(Request { ticket, rows, granted, waker: None });
-        ticket
+    /// The requests that overlap these rows.
+    fn overlapping<'a>(&'a self, rows: &'a Range<u64>) -> impl Iterator<Item = (&'a Key, &'a Request)> {
+        let near = (rows.start.saturating_sub(self.longest), 0)..(rows.end, 0);
+        self.requests.range(near).filter(|(_, request)| request.end > rows.start)
     }
 
-    fn find(&mut self, ticket: u64) -> &mut Request {
-        self.requests.iter_mut().find(|request| request.ticket == ticket).expect("a guard is in the queue")
+    fn enter(&mut self, rows: &Range<u64>) -> Key {
+        let key = (rows.start, self.next_ticket);
+        self.next_ticket += 1;
+        let granted = self.overlapping(rows).next().is_none();
+        self.longest = self.longest.max(rows.end - rows.start);
+        self.requests.insert(key, Request { end: rows.end, granted, waker: None });
+        key
     }
 
     /// Takes a request out and grants what it alone held up.
-    fn leave(&mut self, ticket: u64) -> Vec<Waker> {
-        let place = self.requests.iter().position(|request| request.ticket == ticket);
-        let gone = self.requests.remove(place.expect("a guard is in the queue")).expect("in range");
-        let mut wakers = Vec::new();
-        for later in place.unwrap_or(0)..self.requests.len() {
-            let rows = self.requests[later].rows.clone();
-            if self.requests[later].granted || !overlap(&rows, &gone.rows) {
-                continue;
-            }
-            if !self.requests.iter().take(later).any(|earlier| overlap(&earlier.rows, &rows)) {
-                let request = &mut self.requests[later];
+    fn leave(&mut self, key: Key) -> SmallVec<[Waker; 4]> {
+        let gone = self.requests.remove(&key).expect("a guard is in the queue");
+        let rows = key.0..gone.end;
+        let waiting = self.overlapping(&rows).filter(|(_, request)| !request.granted);
+        let mut later: SmallVec<[Key; 4]> =
+            waiting.map(|(key, _)| *key).filter(|other| other.1 > key.1).collect();
+        later.sort_unstable_by_key(|(_, ticket)| *ticket);
+        let mut wakers = SmallVec::new();
+        for key in later {
+            let rows = key.0..self.requests[&key].end;
+            if self.overlapping(&rows).all(|(other, _)| other.1 >= key.1) {
+                let request = self.requests.get_mut(&key).expect("just seen");
                 request.granted = true;
                 wakers.extend(request.waker.take());
             }
+        }
+        if self.requests.is_empty() {
+            self.longest = 0;
         }
         wakers
     }
@@ -106,21 +119,19 @@ impl Queue {
 
 impl Drop for RowGuard<'_> {
     fn drop(&mut self) {
-        let wakers = self.locks.queue.borrow_mut().leave(self.ticket);
+        let wakers = self.locks.queue.borrow_mut().leave(self.key);
         for waker in wakers {
             waker.wake();
         }
     }
 }
 
-fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
-    a.start < b.end && b.start < a.end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use proptest::prelude::*;
+    use std::future::pending;
 
     #[test]
     fn overlapping_rows_wait_in_order_and_others_pass() {
@@ -137,6 +148,34 @@ mod tests {
         assert!(third.as_mut().now_or_never().is_none());
         drop(held);
         assert!(third.as_mut().now_or_never().is_some());
+    }
+
+    proptest! {
+        /// Against a plain list of requests in order of arrival.
+        #[test]
+        fn who_is_granted_is_who_overlaps_no_earlier_one(
+            steps in prop::collection::vec((any::<bool>(), 0u64..40, 1u64..12, any::<prop::sample::Index>()), 1..60),
+        ) {
+            let locks = RowLocks::default();
+            let mut held: Vec<(Range<u64>, _)> = Vec::new();
+            for (enter, start, len, index) in steps {
+                if enter || held.is_empty() {
+                    let rows = start..start + len;
+                    held.push((rows.clone(), Box::pin(async { let _held = locks.lock(rows).await; pending::<()>().await })));
+                } else {
+                    drop(held.remove(index.index(held.len())));
+                }
+                held.iter_mut().for_each(|(_, lock)| assert!(lock.as_mut().now_or_never().is_none()));
+                let queue = locks.queue.borrow();
+                let mut granted: Vec<(u64, bool)> =
+                    queue.requests.iter().map(|(key, request)| (key.1, request.granted)).collect();
+                granted.sort_unstable();
+                for (at, (rows, _)) in held.iter().enumerate() {
+                    let free = held[..at].iter().all(|(earlier, _)| earlier.end <= rows.start || rows.end <= earlier.start);
+                    prop_assert_eq!(granted[at].1, free);
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use super::deadline::Deadlines;
 use super::mutant::{self, Mutant};
 use super::ranges::RowSet;
 use super::repair::Corrections;
+use super::traffic::{Traffic, count};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Slice, Zeroing};
 use crate::md::Superblock;
 use crate::units::{MemberSlot, SECTOR_BYTES, Sector};
@@ -82,6 +84,7 @@ pub(super) struct Member<D> {
     /// When corrections were made of late; too many fail the member.
     pub corrections: RefCell<Corrections>,
     pub deadlines: Rc<Deadlines>,
+    pub traffic: Rc<Traffic>,
     /// What the last operation ended with that speaks against the device.
     pub last_blame: Cell<Option<IoErrorKind>>,
     /// It failed because its device was not there or did not answer; nobody said so, and nothing was wrong with its media.
@@ -154,7 +157,7 @@ impl<D: Device> Member<D> {
     async fn bound<T>(
         &self,
         zeroed_bytes: u64,
-        operation: impl Future<Output = Result<T, IoError>>,
+        operation: Pin<&mut impl Future<Output = Result<T, IoError>>>,
     ) -> Result<T, IoError> {
         if self.device.in_flight().saturating_sub(self.awaited.get()) >= OVERDUE_MAX {
             self.last_blame.set(Some(SILENT.kind));
@@ -174,7 +177,8 @@ impl<D: Device> Member<D> {
     pub async fn read(&self, sector: Sector, buf: Buf) -> Result<Buf, IoError> {
         // As it is now: what is replayed is on the device before it is forgotten, but this read may come before that.
         let replayed = self.replayed_in(sector, buf.len());
-        let result = self.bound(0, self.device.read(self.place(sector), buf)).await;
+        count(&self.traffic.member_read, buf.len() as u64);
+        let result = self.bound(0, pin!(self.device.read(self.place(sector), buf))).await;
         let mut buf = result.inspect_err(|error| {
             self.read_errors.set(self.read_errors.get() + 1);
             tracing::warn!(member = self.label, %sector, %error, "read failed");
@@ -196,7 +200,8 @@ impl<D: Device> Member<D> {
 
     /// Writes at a sector of the data area.
     pub async fn write(&self, sector: Sector, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        let result = self.bound(0, self.device.write(self.place(sector), data, fua)).await;
+        count(&self.traffic.member_written, data.iter().map(|slice| slice.len() as u64).sum());
+        let result = self.bound(0, pin!(self.device.write(self.place(sector), data, fua))).await;
         result.inspect_err(|error| self.note_write_error("write", error))
     }
 
@@ -208,7 +213,7 @@ impl<D: Device> Member<D> {
         zeroing: Zeroing,
         fua: Fua,
     ) -> Result<(), IoError> {
-        let zeroes = self.device.write_zeroes(self.place(sector), len.bytes(), zeroing, fua);
+        let zeroes = pin!(self.device.write_zeroes(self.place(sector), len.bytes(), zeroing, fua));
         let result = self.bound(len.bytes(), zeroes).await;
         result.inspect_err(|error| {
             if error.kind != IoErrorKind::Unsupported {
@@ -240,11 +245,11 @@ impl<D: Device> Member<D> {
 
     /// Writes anywhere on the device: `offset_bytes` counts from its beginning.
     pub async fn write_metadata(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        self.bound(0, self.device.write(offset_bytes, data, fua)).await
+        self.bound(0, pin!(self.device.write(offset_bytes, data, fua))).await
     }
 
     pub async fn flush(&self) -> Result<(), IoError> {
-        let result = self.bound(0, self.device.flush()).await;
+        let result = self.bound(0, pin!(self.device.flush())).await;
         result.inspect_err(|error| self.note_write_error("flush", error))
     }
 

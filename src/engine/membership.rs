@@ -460,6 +460,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             corrected: Cell::new(u64::from(superblock.corrected_reads)),
             corrections: RefCell::default(),
             deadlines: self.deadlines.clone(),
+            traffic: self.traffic.clone(),
             last_blame: Cell::new(None),
             is_absent: Cell::new(false),
             awaited: Cell::new(0),

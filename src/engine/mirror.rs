@@ -12,7 +12,7 @@ use super::array::{Array, cut_slices, sectors};
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
-use super::stripe::{LINE_SECTORS, OUT_OF_REACH, square_edges};
+use super::stripe::{LINE_SECTORS, OUT_OF_REACH, Unreadable, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::{Copies, Extent, Geometry};
 use crate::units::{MemberSlot, Sector};
@@ -26,19 +26,42 @@ pub(super) type CopyRead<D> = (Rc<Member<D>>, Sector, Result<Buf, IoError>);
 /// An extent that could not be read from this slot; its buffer is gone.
 struct Loss {
     error: IoError,
-    unreadable: Option<(Sector, MemberSlot)>,
+    unreadable: Option<Unreadable>,
 }
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// The member to read a range from that one member holds as a whole and in one piece, where its copies agree; and what
+    /// [`read_copies`](Array::read_copies) is to avoid if it cannot.
+    pub(super) fn lone_copy(
+        &self,
+        copies: &Copies,
+        offset_bytes: u64,
+        len_bytes: u64,
+    ) -> Option<((Rc<Member<D>>, Sector), Unreadable)> {
+        let (start, len) = (Sector(sectors(offset_bytes)), Sector(sectors(len_bytes)));
+        let extent = copies.extents(start, len).next().filter(|extent| extent.len == len)?;
+        let rows = start.0..start.0 + len.0;
+        if self.trust(&rows) != Trust::Consistent {
+            return None;
+        }
+        let (count, turn) = (extent.copies.len(), self.next_turn());
+        (0..count).find_map(|step| {
+            let place = extent.copies[(turn + step) % count];
+            let member = self.reader(place.slot, &(place.sector.0..place.sector.0 + len.0))?;
+            Some(((member, place.sector), Unreadable { slot: place.slot, rows: rows.clone() }))
+        })
+    }
+
+    /// Reads a range, not from where it is to be avoided: the array sectors of an extent, and the slot of a copy.
     pub(super) async fn read_copies(
         &self,
         copies: &Copies,
         offset_bytes: u64,
         mut buf: Buf,
+        mut avoid: Vec<Unreadable>,
     ) -> Result<Buf, IoError> {
         let len = buf.len();
         let all = sectors(offset_bytes)..sectors(offset_bytes + len as u64);
-        let mut avoid: Vec<(Sector, MemberSlot)> = Vec::new();
         // Cut where errors are to be told apart: sectors.
         let mut step = None;
         let mut changes = self.changes();
@@ -109,14 +132,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         out
     }
 
-    async fn read_extent(
-        &self,
-        extent: Extent,
-        buf: Buf,
-        avoid: &[(Sector, MemberSlot)],
-    ) -> Result<Buf, Loss> {
+    async fn read_extent(&self, extent: Extent, buf: Buf, avoid: &[Unreadable]) -> Result<Buf, Loss> {
         let rows = extent.array.0..(extent.array + extent.len).0;
-        let holders = extent.copies.iter().filter(|place| !avoid.contains(&(extent.array, place.slot)));
+        let place_of = |slot: MemberSlot| Unreadable { slot, rows: rows.clone() };
+        let holders = extent.copies.iter().filter(|place| !avoid.contains(&place_of(place.slot)));
         let holders = holders.filter_map(|place| {
             let rows = place.sector.0..place.sector.0 + extent.len.0;
             Some((place, self.reader(place.slot, &rows)?))
@@ -134,7 +153,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         };
         let (place, member) = &holders[turn];
         let result = self.read_member(member, place.sector, buf).await;
-        result.map_err(|error| Loss { error, unreadable: Some((extent.array, place.slot)) })
+        let slot = place.slot;
+        result.map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows }) })
     }
 
     fn next_turn(&self) -> usize {
@@ -160,7 +180,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             data.to_vec()
         } else {
             let mut edges = self.memory.edges.alloc_all(&[block as usize; 2]).await;
-            let old = |start: u64, buf: Buf| self.read_copies(copies, start, buf);
+            let old = |start: u64, buf: Buf| self.read_copies(copies, start, buf, Vec::new());
             square_edges(&part, &square, block, data.to_vec(), &mut edges, old).await?
         };
         let extents = copies.extents(Sector(rows.start), Sector(rows.end - rows.start));

@@ -6,7 +6,7 @@
 //!
 //! Where things are: [`assemble`] decides who belongs to an array, [`create`] makes a new one, `state` is who and what
 //! the array is, `superblock` and `bitmap` say WHEN metadata is written, `mirror` serves levels with copies, `stripe`
-//! those with parity (`plan` decides, `solve` computes), `zeroes` discards and zeroes, `resync` makes redundancy agree.
+//! those with parity (`gather` makes large writes of streams, `plan` decides, `solve` computes), `zeroes` discards and zeroes, `resync` makes redundancy agree.
 //!
 //! The laws of data safety that are kept here:
 //! 1. *Acknowledge last.* A write is answered when every in-sync member it concerns has it, or the failure of those
@@ -33,6 +33,7 @@ mod deadline;
 mod error;
 mod events;
 mod extents;
+mod gather;
 mod load;
 mod locks;
 mod member;
@@ -57,6 +58,7 @@ mod status;
 mod stripe;
 mod superblock;
 mod sync;
+mod traffic;
 mod zeroes;
 
 pub use absence::Absent;

@@ -6,6 +6,8 @@
 pub enum Mutant {
     /// A write is answered before the failure of a member that missed it is durable (law 1).
     AcknowledgeBeforePersist,
+    /// A write that has joined another's is answered before that is done (law 1).
+    AnswerJoinedEarly,
     /// A failed member is not recorded in the superblocks at all (law 1).
     ForgetToRecordFailure,
     /// Data is written without its bit in the bitmap (law 2).
@@ -80,6 +82,7 @@ impl Mutant {
     /// All of them.
     pub const ALL: &[Mutant] = &[
         Mutant::AcknowledgeBeforePersist,
+        Mutant::AnswerJoinedEarly,
         Mutant::ForgetToRecordFailure,
         Mutant::SkipBitmapWrite,
         Mutant::BitAfterData,

@@ -69,19 +69,21 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     ) -> Result<Buf, IoError> {
         let rows = sector.0..sector.0 + super::array::sectors(buf.len() as u64);
         let result = member.read(sector, buf).await;
-        if let Err(error) = &result {
-            self.note_absence(member, error);
-            let is_parity = matches!(self.geometry, Geometry::Parity(_));
-            if error.kind != IoErrorKind::Media || !member.in_sync() {
-                return result;
-            }
-            // On a new array parity now decides what is there. It must not come back as something else.
-            let decided = is_parity && self.trust(&rows) == Trust::Initial && self.record_bad(member, &rows);
-            if !decided {
-                self.mend_later(member.slot.get().expect("a member in sync has a slot"), rows);
-            }
+        result.inspect_err(|error| self.judge_read(member, rows, error))
+    }
+
+    /// Sees to what a failed read of these rows means for a member.
+    pub(super) fn judge_read(&self, member: &Rc<Member<D>>, rows: Range<u64>, error: &IoError) {
+        self.note_absence(member, error);
+        let is_parity = matches!(self.geometry, Geometry::Parity(_));
+        if error.kind != IoErrorKind::Media || !member.in_sync() {
+            return;
         }
-        result
+        // On a new array parity now decides what is there. It must not come back as something else.
+        let decided = is_parity && self.trust(&rows) == Trust::Initial && self.record_bad(member, &rows);
+        if !decided {
+            self.mend_later(member.slot.get().expect("a member in sync has a slot"), rows);
+        }
     }
 
     fn mend_later(&self, slot: MemberSlot, rows: Range<u64>) {

@@ -45,6 +45,10 @@ pub struct ArrayStatus {
     pub spares: Vec<MemberStatus>,
     /// The sync action under way, if any.
     pub sync: Option<SyncStatus>,
+    /// Bytes that clients have read and written, and that members have been read and written for it and for all else.
+    pub client_bytes: (u64, u64),
+    /// The members' part of it.
+    pub member_bytes: (u64, u64),
     /// Some redundancy awaits resync, whether one is under way or not.
     pub resync_is_due: bool,
     /// Sync actions are held where they are.
@@ -143,6 +147,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 .map(|member| member_status(None, Some(member)))
                 .collect(),
             sync,
+            client_bytes: (self.traffic.client_read.get(), self.traffic.client_written.get()),
+            member_bytes: (self.traffic.member_read.get(), self.traffic.member_written.get()),
             resync_is_due: state.resync.is_some(),
             is_paused: self.sync.paused.get(),
             mismatched_sectors: self.mismatched_sectors(),

@@ -7,10 +7,12 @@
 //! nothing is left to work it out from.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use futures_util::future::join_all;
 
 use super::array::{Array, cut_slices, sectors};
+use super::member::Member;
 use super::mutant::{self, Mutant};
 use super::plan::{self, Cell, Method, OutOfReach, Place, Situation};
 use super::ppl_log::Logs;
@@ -47,11 +49,11 @@ impl Piece {
     }
 }
 
-/// Rows of a member that an error has shown to be unreadable, for this once.
+/// What an error has shown to be unreadable on a member, for this once: its rows, in the units of the row locks.
 #[derive(PartialEq, Eq)]
-struct Unreadable {
-    slot: MemberSlot,
-    rows: Range<u64>,
+pub(super) struct Unreadable {
+    pub slot: MemberSlot,
+    pub rows: Range<u64>,
 }
 
 /// A piece that was not read, and the buffer with it.
@@ -62,14 +64,32 @@ struct Loss {
 }
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
+    /// The member to read a range from that lies within one chunk, all of which it holds; and what
+    /// [`read_parity`](Array::read_parity) is to avoid if it cannot.
+    pub(super) fn lone_chunk(
+        &self,
+        parity: &Parity,
+        offset_bytes: u64,
+        len_bytes: u64,
+    ) -> Option<((Rc<Member<D>>, Sector), Unreadable)> {
+        let (place, len) = (parity.locate(Sector(sectors(offset_bytes))), sectors(len_bytes));
+        if place.offset.0 + len > parity.chunk().0 {
+            return None;
+        }
+        let first = place.stripe.0 * parity.chunk().0 + place.offset.0;
+        let (slot, rows) = (parity.data_slot(place.stripe, place.data), first..first + len);
+        Some(((self.reader(slot, &rows)?, Sector(first)), Unreadable { slot, rows }))
+    }
+
+    /// Reads a range, and works out what lies where it is to be avoided.
     pub(super) async fn read_parity(
         &self,
         parity: &Parity,
         offset_bytes: u64,
         mut buf: Buf,
+        mut avoid: Vec<Unreadable>,
     ) -> Result<Buf, IoError> {
         let len = buf.len();
-        let mut avoid = Vec::new();
         let mut changes = self.changes();
         loop {
             let reads = self.read_pieces(parity, sectors(offset_bytes), buf, &avoid);
@@ -309,19 +329,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let width = parity.stripe_sectors().bytes();
         let len: u64 = data.iter().map(|slice| slice.len() as u64).sum();
         let (mut at, end) = (offset_bytes, offset_bytes + len);
+        let is_stream = self.gathering.note(&(at..end));
         let mut writes = Vec::new();
         while at < end {
             let index = at / width;
             let stop = end.min((index + 1) * width);
             let part = cut_slices(data, at - offset_bytes, stop - at);
             let stripe = parity.stripe(crate::units::StripeIndex(index));
-            writes.push(self.write_stripe(
-                parity,
-                stripe,
-                at - index * width..stop - index * width,
-                part,
-                fua,
-            ));
+            let within = at - index * width..stop - index * width;
+            writes.push(self.write_gathered(parity, stripe, within, part, is_stream, fua));
             at = stop;
         }
         // Every stripe's write is seen through to its end, whatever becomes of the others.
@@ -329,7 +345,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Writes `part` (bytes, counted from the stripe's beginning in the array) of a stripe.
-    async fn write_stripe(
+    pub(super) async fn write_stripe(
         &self,
         parity: &Parity,
         stripe: Stripe,

@@ -32,7 +32,8 @@ impl Buddies {
 
     /// The first page of a block of this order, which is the caller's from now on.
     pub fn take(&mut self, order: usize) -> Option<usize> {
-        let (from, index) = (order..self.free.len()).find_map(|from| Some((from, self.free[from].first()?)))?;
+        let (from, index) =
+            (order..self.free.len()).find_map(|from| Some((from, self.free[from].first()?)))?;
         self.free[from].remove(index);
         let page = index << from;
         for half in (order..from).rev() {

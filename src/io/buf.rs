@@ -118,7 +118,10 @@ impl Deref for Buf {
     fn deref(&self) -> &[u8] {
         // SAFETY: the range lies in the block (checked where it was made), is initialised, and nobody else has it.
         unsafe {
-            std::slice::from_raw_parts(self.piece.address().as_ptr().add(self.start as usize), self.len as usize)
+            std::slice::from_raw_parts(
+                self.piece.address().as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
         }
     }
 }
@@ -173,7 +176,10 @@ impl Deref for Slice {
     fn deref(&self) -> &[u8] {
         // SAFETY: the range lies in the block, is initialised, and no Buf for it exists any more.
         unsafe {
-            std::slice::from_raw_parts(self.piece.address().as_ptr().add(self.start as usize), self.len as usize)
+            std::slice::from_raw_parts(
+                self.piece.address().as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
         }
     }
 }

@@ -128,11 +128,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn poll<T>(
-        &mut self,
-        take: &impl Fn(&Arc<Arena>, &mut State) -> Option<T>,
-        waker: &Waker,
-    ) -> Poll<T> {
+    fn poll<T>(&mut self, take: &impl Fn(&Arc<Arena>, &mut State) -> Option<T>, waker: &Waker) -> Poll<T> {
         let mut state = self.arena.lock();
         let first = match self.ticket {
             None => state.queue.is_empty(),

@@ -1,5 +1,7 @@
 //! Arrays whose sectors are on one member or several, as they are: levels 0, 1 and 10.
 
+use smallvec::SmallVec;
+
 use super::raid0::Raid0;
 use super::raid10::Raid10;
 use super::{LayoutError, Level, Shape};
@@ -14,6 +16,9 @@ pub struct Place {
     pub sector: Sector,
 }
 
+/// The places of some copies: for as many as arrays usually have, nothing is allocated.
+pub type Places = SmallVec<[Place; 4]>;
+
 /// A piece of the array that is contiguous on every member that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -22,7 +27,7 @@ pub struct Extent {
     /// How long it is. Never zero.
     pub len: Sector,
     /// Where it begins on each member that has a copy, in md's order: a resync copies from the first.
-    pub copies: Vec<Place>,
+    pub copies: Places,
 }
 
 /// The geometry of an array of level 0, 1 or 10.
@@ -135,11 +140,11 @@ impl Copies {
     }
 
     /// The copies of an array sector, and how many sectors follow it contiguously on all of them.
-    fn locate(&self, array: u64) -> (Vec<Place>, u64) {
+    fn locate(&self, array: u64) -> (Places, u64) {
         match &self.plan {
             Plan::Raid0(raid0) => {
                 let (place, contiguous) = raid0.locate(array);
-                (vec![place], contiguous)
+                (Places::from_slice(&[place]), contiguous)
             }
             Plan::Raid1 => {
                 let copy = |slot| Place { slot: MemberSlot(slot), sector: Sector(array) };

@@ -29,7 +29,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use copies::{Copies, Extent, Place};
+pub use copies::{Copies, Extent, Place, Places};
 pub use level::Level;
 pub use names::{default_layout, layout_name, parse_layout};
 pub use parity::{Location, Parity, Stripe};

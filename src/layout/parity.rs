@@ -97,6 +97,16 @@ enum Order {
     Ascending,
 }
 
+/// How a stripe lies on the members.
+struct Turn {
+    /// Members that data goes around on, from the first one up.
+    ring: u16,
+    p: u16,
+    q: Option<u16>,
+    /// The first that may have data.
+    first: u16,
+}
+
 /// A layout, in words.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
@@ -211,6 +221,35 @@ impl Parity {
     /// Who has what in a stripe. Panics if it is behind the array's end.
     pub fn stripe(&self, index: StripeIndex) -> Stripe {
         assert!(index.0 < self.stripes, "stripe {} of an array of {}", index.0, self.stripes);
+        let Turn { ring, p, q, first } = self.turn(index);
+        let holds_data = |slot: &u16| *slot != p && Some(*slot) != q;
+        let data: Vec<u16> = (first..first + ring).map(|slot| slot % ring).filter(holds_data).collect();
+        let exponents = match q {
+            None => Vec::new(),
+            Some(q) => {
+                let exponent_of = self.exponents_by_slot(p, q);
+                data.iter().map(|slot| exponent_of[usize::from(*slot)]).collect()
+            }
+        };
+        Stripe {
+            index,
+            sector: Sector(index.0 * self.chunk.0),
+            data: data.into_iter().map(MemberSlot).collect(),
+            p: MemberSlot(p),
+            q: q.map(MemberSlot),
+            exponents,
+        }
+    }
+
+    /// The member of one data chunk of a stripe: `stripe(index).data[data]`, at less cost.
+    pub fn data_slot(&self, index: StripeIndex, data: usize) -> MemberSlot {
+        let Turn { ring, p, q, first } = self.turn(index);
+        let holds_data = |slot: &u16| *slot != p && Some(*slot) != q;
+        let slot = (first..first + ring).map(|slot| slot % ring).filter(holds_data).nth(data);
+        MemberSlot(slot.expect("a data chunk of the stripe"))
+    }
+
+    fn turn(&self, index: StripeIndex) -> Turn {
         let slots = self.slots;
         // The members among which P and the data go around: all, unless Q keeps to the last.
         let ring = if self.rule.q == QPlace::Last { slots - 1 } else { slots };
@@ -228,27 +267,11 @@ impl Parity {
             QPlace::BeforeP => Some((p + ring - 1) % ring),
             QPlace::Last => Some(slots - 1),
         };
-        let holds_data = |slot: &u16| *slot != p && Some(*slot) != q;
         let first = match self.rule.order {
             Order::AfterParity => p + 1, // or Q, which is left out
             Order::Ascending => 0,
         };
-        let data: Vec<u16> = (first..first + ring).map(|slot| slot % ring).filter(holds_data).collect();
-        let exponents = match q {
-            None => Vec::new(),
-            Some(q) => {
-                let exponent_of = self.exponents_by_slot(p, q);
-                data.iter().map(|slot| exponent_of[usize::from(*slot)]).collect()
-            }
-        };
-        Stripe {
-            index,
-            sector: Sector(index.0 * self.chunk.0),
-            data: data.into_iter().map(MemberSlot).collect(),
-            p: MemberSlot(p),
-            q: q.map(MemberSlot),
-            exponents,
-        }
+        Turn { ring, p, q, first }
     }
 
     /// The exponent of each member's chunk in Q. Those of P and Q themselves mean nothing.

@@ -13,7 +13,7 @@
 //! - The copies of a chunk are on different members, and every member sector belongs to at most one array sector.
 //! - Copies are listed near by near, each followed by its far copies. That is md's order: a resync copies from the first.
 
-use super::{LayoutError, MAX_SECTORS, Place, Shape};
+use super::{LayoutError, MAX_SECTORS, Place, Places, Shape};
 use crate::units::{MemberSlot, Sector};
 
 const OFFSET: u32 = 1 << 16;
@@ -110,9 +110,9 @@ impl Raid10 {
     }
 
     /// The copies of an array sector, and how many sectors follow it contiguously on all of them.
-    pub(super) fn locate(&self, array: u64) -> (Vec<Place>, u64) {
+    pub(super) fn locate(&self, array: u64) -> (Places, u64) {
         let (number, offset) = (array / self.chunk, array % self.chunk);
-        let mut copies = Vec::with_capacity(self.copies());
+        let mut copies = Places::with_capacity(self.copies());
         for near in number * self.near..(number + 1) * self.near {
             let (row, mut slot) = (near / self.slots, (near % self.slots) as u16);
             for section in 0..self.far {

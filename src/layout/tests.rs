@@ -139,7 +139,7 @@ proptest! {
             prop_assert_eq!(extent.array.0, at);
             prop_assert!(extent.len.0 > 0);
             let last = Sector(extent.array.0 + extent.len.0 - 1);
-            let ends: Vec<Place> = copies.extents(last, Sector(1)).next().unwrap().copies;
+            let ends = copies.extents(last, Sector(1)).next().unwrap().copies;
             for (first, end) in extent.copies.iter().zip(ends) {
                 prop_assert_eq!((first.slot, first.sector.0 + extent.len.0 - 1), (end.slot, end.sector.0));
             }

@@ -1,13 +1,14 @@
 //! One request against the device: from the buffers it has been given to the data of its reply.
 //!
-//! Runs as a task of its own, beside the connection's other requests. Retries nothing: what the device answers is final.
+//! Runs in a task that does nothing else meanwhile, beside the connection's other requests. Retries nothing: what the device
+//! answers is final. What is rare has its future in a box, so that what is frequent has a small one.
 
 use futures_util::future::join_all;
 
 use super::command::{Failure, Inquiry, Range, Zeroes};
 use super::context;
 use super::limits::{EXTENTS_MAX, ZERO_WRITE_BYTES};
-use super::payload::{Piece, cut_out, pieces};
+use super::payload::{Few, Piece, cut_out, pieces};
 use super::reply::Answer;
 use super::wire::{Errno, Framing, status_bytes_max, write_status};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, PAGE_BYTES, Slice};
@@ -18,7 +19,7 @@ pub(super) enum Work {
     Read {
         range: Range,
         block_bytes: u32,
-        pieces: Vec<(Piece, Buf)>,
+        pieces: Few<(Piece, Buf)>,
     },
     /// The payload is complete.
     Write {
@@ -49,14 +50,21 @@ pub(super) enum Work {
 /// Does it.
 pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Result<Answer, Failure> {
     let done = match work {
-        Work::Read { range, block_bytes, pieces } => {
-            return match read(device, pieces).await {
+        Work::Read { range, block_bytes, mut pieces } => {
+            let read = match pieces.len() {
+                1 => {
+                    let (piece, buf) = pieces.pop().expect("one piece");
+                    device.read(piece.offset_bytes, buf).await.map(|buf| Few::from_buf([buf]))
+                }
+                _ => Box::pin(read(device, pieces)).await,
+            };
+            return match read {
                 Ok(bufs) => Ok(Answer::Data(cut_out(range, block_bytes, bufs))),
                 Err(error) => Err(failure(error, "READ")),
             };
         }
         Work::Status { inquiry, framing, cookie, buf } => {
-            return match status(device, inquiry, framing, cookie, buf).await {
+            return match Box::pin(status(device, inquiry, framing, cookie, buf)).await {
                 Ok(chunks) => Ok(Answer::Chunks(chunks)),
                 Err(error) => Err(failure(error, "BLOCK_STATUS")),
             };
@@ -65,15 +73,15 @@ pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Result<Answer,
             if !device.zeroes_fast(range.offset_bytes, range.len_bytes).await {
                 return Err(NOT_FAST);
             }
-            write_zeroes(device, range, zeroes).await
+            Box::pin(write_zeroes(device, range, zeroes)).await
         }
         Work::Write { payload, .. } if payload.is_empty() => Ok(()),
         Work::Write { range, payload, fua } => device.write(range.offset_bytes, payload, fua).await,
-        Work::Flush => device.flush().await,
+        Work::Flush => Box::pin(device.flush()).await,
         Work::Cache => Ok(()),
         Work::Trim { range, .. } | Work::WriteZeroes { range, .. } if range.len_bytes == 0 => Ok(()),
-        Work::Trim { range, fua } => trim(device, range, fua).await,
-        Work::WriteZeroes { range, zeroes } => write_zeroes(device, range, zeroes).await,
+        Work::Trim { range, fua } => Box::pin(trim(device, range, fua)).await,
+        Work::WriteZeroes { range, zeroes } => Box::pin(write_zeroes(device, range, zeroes)).await,
     };
     done.map(|()| Answer::Done).map_err(|error| failure(error, "request"))
 }
@@ -109,17 +117,9 @@ async fn status<D: Device>(
 }
 
 /// All of the pieces at once; none is left under way when this is over.
-async fn read<D: Device>(device: &D, mut pieces: Vec<(Piece, Buf)>) -> Result<Vec<Buf>, IoError> {
-    let read_one = async |(piece, buf): (Piece, Buf)| {
-        let buf = device.read(piece.offset_bytes, buf).await?;
-        assert_eq!(buf.len(), piece.len, "a device gives back the buffer that it was given");
-        Ok(buf)
-    };
-    if pieces.len() == 1 {
-        let only = pieces.pop().expect("one piece");
-        return Ok(vec![read_one(only).await?]);
-    }
-    join_all(pieces.into_iter().map(read_one)).await.into_iter().collect()
+async fn read<D: Device>(device: &D, pieces: Few<(Piece, Buf)>) -> Result<Few<Buf>, IoError> {
+    let reads = pieces.into_iter().map(|(piece, buf)| device.read(piece.offset_bytes, buf));
+    join_all(reads).await.into_iter().collect()
 }
 
 async fn trim<D: Device>(device: &D, range: Range, fua: Fua) -> Result<(), IoError> {

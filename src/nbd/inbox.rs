@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 
 use super::limits::{Limits, Pools, RECEIVE_BYTES};
+use super::payload::Few;
 use super::session::SessionEnd;
 use super::stop::Halt;
 use crate::io::{Buf, Clock, PAGE_BYTES, Pool, Slice, Stream};
@@ -109,6 +110,17 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         }
     }
 
+    /// The next `N` bytes, if they are there. They stay.
+    pub(super) fn peek<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.available().first_chunk::<N>()
+    }
+
+    /// So many bytes are done with, which are there.
+    pub(super) fn advance(&mut self, count: usize) {
+        assert!(count <= self.end - self.start);
+        self.start += count;
+    }
+
     /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
         const { assert!(N <= PAGE_BYTES) };
@@ -151,7 +163,7 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
     }
 
     /// Fills the buffers with what comes next. What is here already is copied, the rest is received in place.
-    pub(super) async fn take_payload(&mut self, bufs: Vec<Buf>) -> Result<Vec<Slice>, SessionEnd> {
+    pub(super) async fn take_payload(&mut self, bufs: Few<Buf>) -> Result<Vec<Slice>, SessionEnd> {
         let mut payload = Vec::with_capacity(bufs.len());
         for mut buf in bufs {
             let count = buf.len().min(self.end - self.start);

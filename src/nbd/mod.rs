@@ -8,7 +8,7 @@
 //!
 //! In reading order: `wire` (bytes), `limits`, `export` (what is served), `context` (what may be asked about ranges),
 //! `command` (is this request legal?), `handshake`, `session` (one connection's state, `serve`), `transmission` (the
-//! receiver), `inbox` (its buffer), `payload` (a request's buffers), `execute` (a request against the device), `reply`
+//! receiver), `inbox` (its buffer), `payload` (a request's buffers), `crew` (the tasks that do requests), `execute` (a request against the device), `reply`
 //! (the sender), `client`.
 //!
 //! Invariants:
@@ -22,6 +22,7 @@
 mod client;
 mod command;
 mod context;
+mod crew;
 mod execute;
 mod export;
 mod handshake;

@@ -6,8 +6,13 @@
 //! In memory a piece lies as on the device: address and offset are the same modulo a page. A write then goes to members
 //! as it is, whatever sector size they have.
 
+use smallvec::SmallVec;
+
 use super::command::Range;
 use crate::io::{Buf, MAX_BUF_BYTES, PAGE_BYTES, Slice};
+
+/// As many as a request has pieces: mostly one, for which nothing is allocated.
+pub(super) type Few<T> = SmallVec<[T; 1]>;
 
 /// A part of a request that is one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +29,10 @@ impl Piece {
 }
 
 /// The range, cut.
-pub(super) fn pieces(offset_bytes: u64, len_bytes: u64) -> Vec<Piece> {
+pub(super) fn pieces(offset_bytes: u64, len_bytes: u64) -> Few<Piece> {
     let unit = MAX_BUF_BYTES as u64;
     let end = offset_bytes + len_bytes;
-    let mut pieces = Vec::with_capacity((len_bytes / unit) as usize + 1);
+    let mut pieces = Few::new();
     let mut at = offset_bytes;
     while at < end {
         let next = (at - at % unit).saturating_add(unit).min(end);
@@ -38,9 +43,9 @@ pub(super) fn pieces(offset_bytes: u64, len_bytes: u64) -> Vec<Piece> {
 }
 
 /// The smallest range of whole blocks that holds all of it, cut. Nothing for an empty one.
-pub(super) fn read_pieces(range: Range, block_bytes: u32) -> Vec<Piece> {
+pub(super) fn read_pieces(range: Range, block_bytes: u32) -> Few<Piece> {
     if range.len_bytes == 0 {
-        return Vec::new();
+        return Few::new();
     }
     let block = u64::from(block_bytes);
     let start = range.offset_bytes - range.offset_bytes % block;
@@ -49,13 +54,13 @@ pub(super) fn read_pieces(range: Range, block_bytes: u32) -> Vec<Piece> {
 }
 
 /// Buffer lengths for a write's payload: each piece with its lead.
-pub(super) fn write_lens(range: Range) -> Vec<usize> {
+pub(super) fn write_lens(range: Range) -> Few<usize> {
     let pieces = pieces(range.offset_bytes, range.len_bytes);
     pieces.iter().map(|piece| piece.lead() + piece.len).collect()
 }
 
 /// Cuts the leads off, so that the payload lies in memory as it will on the device.
-pub(super) fn without_leads(range: Range, bufs: Vec<Buf>) -> Vec<Buf> {
+pub(super) fn without_leads(range: Range, bufs: Few<Buf>) -> Few<Buf> {
     let pieces = pieces(range.offset_bytes, range.len_bytes);
     assert_eq!(pieces.len(), bufs.len());
     let place = |(piece, mut buf): (&Piece, Buf)| match piece.lead() {
@@ -66,10 +71,10 @@ pub(super) fn without_leads(range: Range, bufs: Vec<Buf>) -> Vec<Buf> {
 }
 
 /// What was asked for, out of the blocks that were read.
-pub(super) fn cut_out(range: Range, block_bytes: u32, bufs: Vec<Buf>) -> Vec<Slice> {
+pub(super) fn cut_out(range: Range, block_bytes: u32, bufs: Few<Buf>) -> Few<Slice> {
     let mut lead = (range.offset_bytes % u64::from(block_bytes)) as usize;
     let mut left = range.len_bytes as usize;
-    let mut slices = Vec::with_capacity(bufs.len());
+    let mut slices = Few::new();
     for buf in bufs {
         let slice = buf.freeze();
         let end = slice.len().min(lead + left);
@@ -102,7 +107,7 @@ mod tests {
             let range = Range { offset_bytes, len_bytes };
             let pool = Pool::new(8 << 20).unwrap();
             let byte_at = |at: u64| (at * 7 + at / 251) as u8;
-            let mut bufs = Vec::new();
+            let mut bufs = Few::new();
             let mut at = None;
             for piece in read_pieces(range, block_bytes) {
                 prop_assert!((1..=MAX_BUF_BYTES).contains(&piece.len));
@@ -143,6 +148,6 @@ mod tests {
     #[test]
     fn the_last_bytes_of_the_largest_device() {
         let last = pieces(u64::MAX - 5, 5);
-        assert_eq!(last, [Piece { offset_bytes: u64::MAX - 5, len: 5 }]);
+        assert_eq!(last[..], [Piece { offset_bytes: u64::MAX - 5, len: 5 }]);
     }
 }

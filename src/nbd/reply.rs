@@ -13,6 +13,7 @@ use futures_util::future::{Either, select};
 
 use super::command::Failure;
 use super::limits::{SEND_BYTES, SEND_HEAD_BYTES, SEND_SLICES};
+use super::payload::Few;
 use super::session::Session;
 use super::wire::{Framing, HEAD_BYTES_MAX, Head};
 use crate::io::{Buf, Device, IoError, Runtime, Slice, Stream};
@@ -25,7 +26,7 @@ pub(super) enum Answer {
     /// That it was done.
     Done,
     /// The data of a READ.
-    Data(Vec<Slice>),
+    Data(Few<Slice>),
     /// Chunks, complete with their headers.
     Chunks(Slice),
 }
@@ -40,59 +41,83 @@ pub(super) struct Reply {
     pub(super) reserved_bytes: usize,
 }
 
-/// A reply as it leaves.
-struct Letter {
-    head: Option<Head>,
-    data: Vec<Slice>,
+/// Replies that leave together: their heads one behind the other, and what comes between them.
+struct Batch {
+    heads: Buf,
+    head_bytes: usize,
+    /// Bytes of each head, and the data that follows it.
+    letters: Vec<(usize, Few<Slice>)>,
+    data_bytes: usize,
+    reserved_bytes: usize,
 }
 
-impl Reply {
-    fn letter(self, framing: Framing) -> Letter {
-        let (cookie, offset) = (self.cookie, self.offset_bytes);
-        match self.result {
-            Ok(Answer::Done) => {
-                Letter { head: Some(Head::success(framing, cookie, offset, 0)), data: vec![] }
-            }
+impl Batch {
+    /// None yet; `heads` is as long as the heads of a batch may be.
+    fn new(heads: Buf, replies: usize) -> Batch {
+        assert_eq!(heads.len(), SEND_HEAD_BYTES);
+        let letters = Vec::with_capacity(replies.min(SEND_SLICES));
+        Batch { heads, head_bytes: 0, letters, data_bytes: 0, reserved_bytes: 0 }
+    }
+
+    fn has_room(&self) -> bool {
+        self.head_bytes + HEAD_BYTES_MAX <= SEND_HEAD_BYTES && self.data_bytes < SEND_BYTES
+    }
+
+    fn add(&mut self, reply: Reply, framing: Framing) {
+        let (cookie, offset) = (reply.cookie, reply.offset_bytes);
+        let (head, data) = match reply.result {
+            Ok(Answer::Done) => (Some(Head::success(framing, cookie, offset, 0)), Few::new()),
             Ok(Answer::Data(data)) => {
                 let data_bytes = data.iter().map(|slice| slice.len()).sum();
-                Letter { head: Some(Head::success(framing, cookie, offset, data_bytes)), data }
+                (Some(Head::success(framing, cookie, offset, data_bytes)), data)
             }
-            Ok(Answer::Chunks(chunks)) => Letter { head: None, data: vec![chunks] },
+            Ok(Answer::Chunks(chunks)) => (None, Few::from_buf([chunks])),
             Err(Failure { error, why }) => {
-                Letter { head: Some(Head::failure(framing, cookie, offset, error, why)), data: vec![] }
+                (Some(Head::failure(framing, cookie, offset, error, why)), Few::new())
+            }
+        };
+        let head = head.as_ref().map_or(&[][..], Head::bytes);
+        self.heads[self.head_bytes..][..head.len()].copy_from_slice(head);
+        self.head_bytes += head.len();
+        self.data_bytes += data.iter().map(|slice| slice.len()).sum::<usize>();
+        self.reserved_bytes += reply.reserved_bytes;
+        self.letters.push((head.len(), data));
+    }
+
+    /// Heads and data in the order in which they are sent; heads that follow each other are one slice.
+    fn lay_out(self) -> Vec<Slice> {
+        let heads = self.heads.freeze();
+        let mut slices = Vec::with_capacity(2 * self.letters.len());
+        let (mut start, mut end) = (0, 0);
+        let mut push_heads = |slices: &mut Vec<Slice>, end: usize| {
+            if start < end {
+                slices.push(heads.slice(start..end));
+                start = end;
+            }
+        };
+        for (head_bytes, data) in self.letters {
+            end += head_bytes;
+            if !data.is_empty() {
+                push_heads(&mut slices, end);
+                slices.extend(data);
             }
         }
+        push_heads(&mut slices, end);
+        slices
     }
-}
-
-impl Letter {
-    fn head_bytes(&self) -> &[u8] {
-        self.head.as_ref().map_or(&[], Head::bytes)
-    }
-
-    fn data_bytes(&self) -> usize {
-        self.data.iter().map(|slice| slice.len()).sum()
-    }
-}
-
-/// Replies that leave together.
-#[derive(Default)]
-struct Batch {
-    letters: Vec<Letter>,
-    head_bytes: usize,
-    requests: usize,
-    reserved_bytes: usize,
 }
 
 /// Sends what finishes until the receiver has ended and nothing is in flight.
 pub(super) async fn send_replies<S: Stream, D: Device, R: Runtime>(session: Rc<Session<S, D, R>>) {
     loop {
         session.work.until(|| !session.outbox.borrow().is_empty() || session.is_drained()).await;
-        let batch = next_batch(&session);
-        let (requests, bytes) = (batch.requests, batch.reserved_bytes);
-        if requests == 0 {
+        if session.outbox.borrow().is_empty() {
             break;
         }
+        session.sending_since(Some(session.runtime.now()));
+        let heads = session.pools.messages.alloc(SEND_HEAD_BYTES).await;
+        let batch = next_batch(&session, heads);
+        let (requests, bytes) = (batch.letters.len(), batch.reserved_bytes);
         // A peer that takes nothing is cut off by the watch, and then the send is not waited for.
         let broken = pin!(session.broke.until(|| session.broken.get()));
         match select(broken, pin!(send_batch(&session, batch))).await {
@@ -104,20 +129,13 @@ pub(super) async fn send_replies<S: Stream, D: Device, R: Runtime>(session: Rc<S
     session.sender_ended();
 }
 
-fn next_batch<S, D, R>(session: &Session<S, D, R>) -> Batch {
+fn next_batch<S, D, R>(session: &Session<S, D, R>, heads: Buf) -> Batch {
     let mut outbox = session.outbox.borrow_mut();
-    let mut batch = Batch::default();
-    let mut data_bytes = 0;
-    while batch.head_bytes + HEAD_BYTES_MAX <= SEND_HEAD_BYTES
-        && data_bytes < SEND_BYTES
+    let mut batch = Batch::new(heads, outbox.len());
+    while batch.has_room()
         && let Some(reply) = outbox.pop_front()
     {
-        batch.requests += 1;
-        batch.reserved_bytes += reply.reserved_bytes;
-        let letter = reply.letter(session.terms.framing);
-        batch.head_bytes += letter.head_bytes().len();
-        data_bytes += letter.data_bytes();
-        batch.letters.push(letter);
+        batch.add(reply, session.terms.framing);
     }
     batch
 }
@@ -126,12 +144,15 @@ async fn send_batch<S: Stream, D: Device, R: Runtime>(
     session: &Session<S, D, R>,
     batch: Batch,
 ) -> Result<(), IoError> {
-    session.sending_since(Some(session.runtime.now()));
-    let heads = match batch.head_bytes {
-        0 => None,
-        bytes => Some(session.pools.messages.alloc(bytes).await),
-    };
-    let mut slices = lay_out(batch.letters, heads).into_iter().peekable();
+    let data_bytes = batch.data_bytes;
+    let slices = batch.lay_out();
+    if slices.len() <= SEND_SLICES && data_bytes <= 2 * SEND_BYTES {
+        // As nearly always: one send.
+        session.stream.send(slices).await?;
+        session.sending_since(None);
+        return Ok(());
+    }
+    let mut slices = slices.into_iter().peekable();
     while slices.peek().is_some() {
         let mut part = Vec::with_capacity(slices.len().min(SEND_SLICES));
         let mut bytes = 0;
@@ -149,37 +170,6 @@ async fn send_batch<S: Stream, D: Device, R: Runtime>(
     Ok(())
 }
 
-/// Heads and data in the order in which they are sent; heads that follow each other are one slice. `heads` is as long as
-/// all of them together.
-fn lay_out(letters: Vec<Letter>, heads: Option<Buf>) -> Vec<Slice> {
-    let heads = heads.map(|mut heads| {
-        let mut end = 0;
-        for letter in &letters {
-            let bytes = letter.head_bytes();
-            heads[end..][..bytes.len()].copy_from_slice(bytes);
-            end += bytes.len();
-        }
-        heads.freeze()
-    });
-    let mut slices = Vec::with_capacity(2 * letters.len());
-    let (mut start, mut end) = (0, 0);
-    let mut push_heads = |slices: &mut Vec<Slice>, end: usize| {
-        if let Some(heads) = heads.as_ref().filter(|_| start < end) {
-            slices.push(heads.slice(start..end));
-            start = end;
-        }
-    };
-    for letter in letters {
-        end += letter.head_bytes().len();
-        if !letter.data.is_empty() {
-            push_heads(&mut slices, end);
-            slices.extend(letter.data);
-        }
-    }
-    push_heads(&mut slices, end);
-    slices
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,19 +178,19 @@ mod tests {
 
     fn sent(framing: Framing, results: Vec<Result<Answer, Failure>>) -> Vec<Slice> {
         let pool = Pool::new(1 << 20).unwrap();
-        let letters = results.into_iter().enumerate().map(|(index, result)| {
+        let mut batch = Batch::new(pool.try_alloc(SEND_HEAD_BYTES).unwrap(), results.len());
+        for (index, result) in results.into_iter().enumerate() {
+            assert!(batch.has_room());
             let cookie = index as u64 + 1;
-            Reply { cookie, offset_bytes: 0, result, reserved_bytes: 0 }.letter(framing)
-        });
-        let letters: Vec<Letter> = letters.collect();
-        let bytes = letters.iter().map(|letter| letter.head_bytes().len()).sum();
-        lay_out(letters, pool.try_alloc(bytes))
+            batch.add(Reply { cookie, offset_bytes: 0, result, reserved_bytes: 0 }, framing);
+        }
+        batch.lay_out()
     }
 
     fn results() -> Vec<Result<Answer, Failure>> {
-        let data = || Ok(Answer::Data(vec![Slice::zeroes(100), Slice::zeroes(5)]));
+        let data = || Ok(Answer::Data(vec![Slice::zeroes(100), Slice::zeroes(5)].into()));
         let failure = Failure { error: Errno::Io, why: "bad" };
-        vec![Ok(Answer::Done), Err(failure), data(), data(), Ok(Answer::Data(vec![])), Ok(Answer::Done)]
+        vec![Ok(Answer::Done), Err(failure), data(), data(), Ok(Answer::Data(Few::new())), Ok(Answer::Done)]
     }
 
     fn lens(slices: &[Slice]) -> Vec<usize> {

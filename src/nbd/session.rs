@@ -1,7 +1,7 @@
 //! One connection from its greeting to its end.
 //!
-//! After the handshake a connection is a receiver, a sender, one task for each request in between, and a watch over the
-//! three. They share a [`Session`], whose counters say what is in flight.
+//! After the handshake a connection is a receiver, a sender, a crew of tasks that do requests in between, and a watch over
+//! the three. They share a [`Session`], whose counters say what is in flight.
 //!
 //! States: *receiving* until the peer leaves, breaks the protocol, breaks off, or the server stops; then *draining* until
 //! all requests taken have been answered; then *over*. Being *broken* is no state of its own: it only means that answers
@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
+use super::crew::Crew;
 use super::export::{Attached, Exports, Terms};
 use super::handshake::{self, Chosen};
 use super::inbox::Inbox;
@@ -269,6 +270,7 @@ async fn transmit<S: Stream + 'static, D: Device + Clone + 'static, R: Runtime>(
     runtime.spawn(receive_requests(session.clone(), inbox));
     runtime.spawn(send_replies(session.clone()));
     session.watch().await;
+    session.crew.dismiss();
     drop(attached);
     session.end.get().expect("a receiver ends with a reason")
 }
@@ -285,6 +287,8 @@ pub(super) struct Session<S, D, R> {
 
     requests: Cell<usize>,
     bytes: Cell<usize>,
+    /// Who does the requests.
+    pub(super) crew: Crew,
     /// Finished requests, oldest first.
     pub(super) outbox: RefCell<VecDeque<Reply>>,
     receiving: Cell<bool>,
@@ -326,6 +330,7 @@ impl<S, D, R> Session<S, D, R> {
             halt,
             requests: Cell::new(0),
             bytes: Cell::new(0),
+            crew: Crew::default(),
             outbox: RefCell::default(),
             receiving: Cell::new(true),
             sending: Cell::new(true),
@@ -344,19 +349,33 @@ impl<S, D, R> Session<S, D, R> {
     /// Waits for room for a request with so much memory, and takes it. A request that is larger than all the room there
     /// is gets it alone.
     pub(super) async fn admit(&self, reserved_bytes: usize) -> Result<(), SessionEnd> {
-        let bytes_max = self.limits.bytes_in_flight.min(self.pools.payloads.total_bytes() / 4);
-        let has_room = || {
-            let bytes = self.bytes.get();
-            self.requests.get() < self.limits.requests_in_flight
-                && (bytes == 0 || reserved_bytes == 0 || bytes + reserved_bytes <= bytes_max)
-        };
-        self.room.until(|| self.broken.get() || has_room()).await;
+        self.room.until(|| self.broken.get() || self.has_room(reserved_bytes)).await;
         if self.broken.get() {
             return Err(SessionEnd::Closed);
         }
+        self.enter(reserved_bytes);
+        Ok(())
+    }
+
+    /// Takes room if there is some.
+    pub(super) fn try_admit(&self, reserved_bytes: usize) -> bool {
+        let is_free = !self.broken.get() && self.has_room(reserved_bytes);
+        if is_free {
+            self.enter(reserved_bytes);
+        }
+        is_free
+    }
+
+    fn has_room(&self, reserved_bytes: usize) -> bool {
+        let bytes_max = self.limits.bytes_in_flight.min(self.pools.payloads.total_bytes() / 4);
+        let bytes = self.bytes.get();
+        self.requests.get() < self.limits.requests_in_flight
+            && (bytes == 0 || reserved_bytes == 0 || bytes + reserved_bytes <= bytes_max)
+    }
+
+    fn enter(&self, reserved_bytes: usize) {
         self.requests.set(self.requests.get() + 1);
         self.bytes.set(self.bytes.get() + reserved_bytes);
-        Ok(())
     }
 
     /// Gives back what [`admit`](Session::admit) took.

@@ -1,5 +1,5 @@
-//! The receiving side of the transmission phase: takes requests off the stream, as many as there is room for, and starts
-//! a task for each.
+//! The receiving side of the transmission phase: takes requests off the stream, as many as there is room for, and hands
+//! each to one of the crew.
 //!
 //! Invariants:
 //! - A request is judged by its header alone, before anything is reserved for it.
@@ -14,10 +14,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::command::{Command, Failure, Inquiry, Range, may_lack_payload, payload_bytes};
+use super::crew::Job;
 use super::execute::{Work, execute, status_buf_bytes};
 use super::inbox::Inbox;
 use super::limits::{LARGE_WRITE_BYTES, PAYLOAD_BYTES_MAX};
-use super::payload::{read_pieces, reserved_bytes, without_leads, write_lens};
+use super::payload::{Few, read_pieces, reserved_bytes, without_leads, write_lens};
 use super::reply::Reply;
 use super::session::{Session, SessionEnd};
 use super::wire::{Errno, Framing, Request};
@@ -32,7 +33,12 @@ where
 {
     let mut receiver = Receiver { session: session.clone(), inbox };
     let end = loop {
-        if let Err(end) = receiver.take_request().await {
+        // In a box, which is there once and not for every request: most of them need no wait.
+        let taken = match receiver.take_at_once() {
+            Some(taken) => taken,
+            None => Box::pin(receiver.take_request()).await,
+        };
+        if let Err(end) = taken {
             break end;
         }
     };
@@ -51,6 +57,38 @@ where
     D: Device + Clone + 'static,
     R: Runtime,
 {
+    /// Takes a READ that has come and whose place and memory are free. None, with nothing changed, for all else.
+    fn take_at_once(&mut self) -> Option<Result<(), SessionEnd>> {
+        let session = &self.session;
+        let terms = &session.terms;
+        let request = match terms.framing {
+            Framing::Extended => {
+                Request::parse(terms.framing, self.inbox.peek::<{ Framing::Extended.request_bytes() }>()?)
+            }
+            framing => Request::parse(framing, self.inbox.peek::<{ Framing::Simple.request_bytes() }>()?),
+        };
+        let request = request?;
+        let Ok(Command::Read(range)) = Command::new(&request, terms) else { return None };
+        if session.halt.is_stopped() {
+            return None;
+        }
+        let block_bytes = terms.read_block_bytes;
+        let mut pieces = read_pieces(range, block_bytes);
+        let piece = pieces.pop().filter(|_| pieces.is_empty())?;
+        let reserved_bytes = reserved_bytes(&[piece.len]);
+        if !session.try_admit(reserved_bytes) {
+            return None;
+        }
+        let Some(buf) = session.pools.payloads.try_alloc(piece.len) else {
+            session.release(1, reserved_bytes);
+            return None;
+        };
+        self.inbox.only_header = None;
+        self.inbox.advance(terms.framing.request_bytes());
+        let work = Work::Read { range, block_bytes, pieces: Few::from_buf([(piece, buf)]) };
+        Some(self.start(&request, reserved_bytes, work))
+    }
+
     async fn take_request(&mut self) -> Result<(), SessionEnd> {
         let terms = self.session.terms;
         let request = match terms.framing {
@@ -99,7 +137,7 @@ where
     async fn take_read(&mut self, request: &Request, range: Range) -> Result<(), SessionEnd> {
         let block_bytes = self.session.terms.read_block_bytes;
         let pieces = read_pieces(range, block_bytes);
-        let lens: Vec<usize> = pieces.iter().map(|piece| piece.len).collect();
+        let lens: Few<usize> = pieces.iter().map(|piece| piece.len).collect();
         let reserved_bytes = reserved_bytes(&lens);
         self.session.admit(reserved_bytes).await?;
         let bufs = alloc_all(&self.session.pools.payloads, &lens).await;
@@ -149,16 +187,10 @@ where
             self.session.release(1, reserved_bytes);
             return Err(SessionEnd::Closed);
         }
-        let session = self.session.clone();
         let (cookie, offset_bytes) = (request.cookie, request.offset);
-        self.session.runtime.spawn(async move {
-            let result = execute(&session.device, work).await;
-            if session.terms.resends && matches!(result, Err(Failure { error: Errno::Shutdown, .. })) {
-                // The array went away meanwhile. To be told so would be an I/O error.
-                session.break_off(SessionEnd::Stopped);
-            }
-            session.answer(Reply { cookie, offset_bytes, result, reserved_bytes });
-        });
+        if !self.session.crew.assign(Job { cookie, offset_bytes, reserved_bytes, work }) {
+            self.session.runtime.spawn(do_requests(self.session.clone()));
+        }
         Ok(())
     }
 
@@ -187,7 +219,28 @@ where
 
 const STOPPING: Failure = Failure { error: Errno::Shutdown, why: "the export is being stopped" };
 
+/// One of the crew: does requests until it is not needed any more.
+async fn do_requests<S, D, R>(session: Rc<Session<S, D, R>>)
+where
+    S: Stream + 'static,
+    D: Device + Clone + 'static,
+    R: Runtime,
+{
+    while let Some(Job { cookie, offset_bytes, reserved_bytes, work }) = session.crew.next().await {
+        let result = execute(&session.device, work).await;
+        if session.terms.resends && matches!(result, Err(Failure { error: Errno::Shutdown, .. })) {
+            // The array went away meanwhile. To be told so would be an I/O error.
+            session.break_off(SessionEnd::Stopped);
+        }
+        session.answer(Reply { cookie, offset_bytes, result, reserved_bytes });
+    }
+}
+
 /// Nothing need be waited for where nothing is needed.
-async fn alloc_all(pool: &Pool, lens: &[usize]) -> Vec<Buf> {
-    if lens.is_empty() { Vec::new() } else { pool.alloc_all(lens).await }
+async fn alloc_all(pool: &Pool, lens: &[usize]) -> Few<Buf> {
+    match lens {
+        [] => Few::new(),
+        [len] => Few::from_buf([pool.alloc(*len).await]),
+        lens => pool.alloc_all(lens).await.into(),
+    }
 }

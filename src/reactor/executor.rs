@@ -1,7 +1,8 @@
 //! The reactor's thread: one ring, one run queue, one loop.
 //!
 //! A turn of the loop: take what arrived from outside, run what is runnable, fire the timers that are due, enter the
-//! ring once (submitting everything, and waiting if there is nothing to run), reap.
+//! ring once (submitting everything, and waiting if there is nothing to run), reap. Where waits have been short of late, it
+//! looks for a moment whether something comes before it goes to sleep (`Vigil`): to be woken costs more than that.
 //!
 //! Invariants:
 //! - Futures are created, polled and dropped on this thread. Wakers go anywhere.
@@ -36,6 +37,15 @@ use crate::io::{Clock, Spawn};
 
 /// Tasks run in one turn, so that a task that always wakes itself does not keep the ring from being entered.
 const TASKS_PER_TURN_MAX: usize = 256;
+
+/// How long news are looked for before a sleep: about what it costs to be woken on another core, both sides together.
+const VIGIL_MAX: Duration = Duration::from_micros(50);
+
+/// Looks between two at the clock.
+const VIGIL_LOOKS: usize = 32;
+
+/// Short waits that are remembered.
+const VIGIL_SCORE_MAX: u8 = 16;
 
 /// How long an ending reactor waits for its operations. After that their memory is leaked: the kernel may still write
 /// into it.
@@ -183,6 +193,7 @@ impl Local {
         self.arm_wake_up();
         let mut messages = VecDeque::new();
         let mut completions = Vec::new();
+        let mut vigil = Vigil::default();
         while self.shared.take(&mut messages) {
             for message in messages.drain(..) {
                 match message {
@@ -192,15 +203,42 @@ impl Local {
             }
             self.run_tasks();
             self.fire_timers();
-            let wait = if self.queue.borrow().is_empty() && self.shared.try_sleep() {
-                let deadline = self.timers.borrow().next_deadline();
-                Wait::AtMost(deadline.map(|deadline| deadline.saturating_sub(monotonic())))
+            if !self.queue.borrow().is_empty() {
+                self.ring.borrow_mut().enter(Wait::No);
+            } else if vigil.is_worth_it() && self.keep_vigil(&mut vigil) {
+                self.ring.borrow_mut().enter(Wait::No);
+            } else if self.shared.try_sleep() {
+                let (began, deadline) = (monotonic(), self.timers.borrow().next_deadline());
+                let wait = Wait::AtMost(deadline.map(|deadline| deadline.saturating_sub(began)));
+                self.ring.borrow_mut().enter(wait);
+                self.shared.wake_up();
+                vigil.note_wait(monotonic() - began);
             } else {
-                Wait::No
-            };
-            self.ring.borrow_mut().enter(wait);
-            self.shared.wake_up();
+                self.ring.borrow_mut().enter(Wait::No);
+            }
             self.reap(&mut completions);
+        }
+    }
+
+    /// Submits what there is, and looks for a moment whether anything comes; true if so.
+    fn keep_vigil(&self, vigil: &mut Vigil) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        ring.enter(Wait::No);
+        let began = monotonic();
+        let end = self.timers.borrow().next_deadline().unwrap_or(Duration::MAX);
+        loop {
+            for _ in 0..VIGIL_LOOKS {
+                if ring.has_news() || self.shared.has_news() {
+                    vigil.note_wait(monotonic() - began);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let now = monotonic();
+            if now >= began + VIGIL_MAX || now >= end {
+                vigil.note_wait(VIGIL_MAX);
+                return false;
+            }
         }
     }
 
@@ -281,6 +319,28 @@ impl Local {
     }
 }
 
+/// Whether it pays to look for news before going to sleep: only where they have been coming soon, so that an idle core is
+/// left alone, and one that waits for a slow disk as well.
+#[derive(Default)]
+struct Vigil {
+    /// Rises with short waits, falls faster with long ones.
+    score: u8,
+}
+
+impl Vigil {
+    fn is_worth_it(&self) -> bool {
+        self.score >= VIGIL_SCORE_MAX / 2
+    }
+
+    /// So long it took until there was something to do, asleep or not.
+    fn note_wait(&mut self, waited: Duration) {
+        self.score = match waited < VIGIL_MAX {
+            true => (self.score + 1).min(VIGIL_SCORE_MAX),
+            false => self.score.saturating_sub(VIGIL_SCORE_MAX / 4),
+        };
+    }
+}
+
 /// A task's entry in the list of all; gone with its future.
 struct Active {
     local: Rc<Local>,
@@ -291,5 +351,24 @@ impl Drop for Active {
     fn drop(&mut self) {
         let waker = self.local.active.borrow_mut().remove(self.key);
         drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vigil_is_kept_only_where_news_have_been_coming_soon() {
+        let (short, long) = (VIGIL_MAX / 2, VIGIL_MAX * 2);
+        let mut vigil = Vigil::default();
+        assert!(!vigil.is_worth_it());
+        (0..VIGIL_SCORE_MAX / 2).for_each(|_| vigil.note_wait(short));
+        assert!(vigil.is_worth_it());
+        vigil.note_wait(long);
+        assert!(!vigil.is_worth_it());
+        (0..100).for_each(|_| vigil.note_wait(short));
+        (0..3).for_each(|_| vigil.note_wait(long));
+        assert!(!vigil.is_worth_it(), "three long waits outweigh any number of short ones");
     }
 }

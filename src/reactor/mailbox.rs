@@ -1,6 +1,6 @@
 //! The way into a reactor from outside: jobs and wake-ups, from any thread.
 //!
-//! A message is put into a locked queue; if the reactor may be asleep in its ring, its eventfd is written, on which a
+//! A message is put into a locked queue, and a flag says that something is there, so that a look costs no lock; if the reactor may be asleep in its ring, its eventfd is written, on which a
 //! read is always armed there. Wakers of tasks come the same way, unless they are used on the reactor's own thread:
 //! then the task goes straight into its run queue.
 //!
@@ -48,6 +48,8 @@ struct Inbox {
 pub(super) struct Shared {
     index: usize,
     inbox: Mutex<Inbox>,
+    /// Something has been put into the inbox, or it has been asked to end, since it was last taken.
+    has_news: AtomicBool,
     asleep: AtomicBool,
     event: EventFd,
 }
@@ -57,7 +59,8 @@ impl Shared {
         // Blocking, so that a read in the ring waits instead of failing with EAGAIN. A write never blocks: it would
         // take 2^64 of them.
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        Ok(Shared { index, inbox: Mutex::default(), asleep: AtomicBool::new(false), event })
+        let (inbox, has_news, asleep) = Default::default();
+        Ok(Shared { index, inbox, has_news, asleep, event })
     }
 
     /// Makes a task run: in the local queue on its own thread, else through the inbox.
@@ -76,6 +79,7 @@ impl Shared {
             return Err(message);
         }
         inbox.messages.push_back(message);
+        self.has_news.store(true, Ordering::SeqCst);
         drop(inbox);
         self.rouse();
         Ok(())
@@ -92,10 +96,20 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For the reactor: whether anything has arrived.
+    pub fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::SeqCst)
+    }
+
     /// For the reactor: everything that has arrived. False if it is to end.
     pub fn take(&self, into: &mut VecDeque<Message>) -> bool {
         assert!(into.is_empty());
+        if !self.has_news() {
+            return true;
+        }
         let mut inbox = self.lock();
+        // Once it is to end, that is news for ever.
+        self.has_news.store(inbox.stop, Ordering::SeqCst);
         std::mem::swap(&mut inbox.messages, into);
         !inbox.stop
     }
@@ -192,7 +206,11 @@ impl ReactorHandle {
     /// Asks the reactor to end: its tasks are dropped where they are, its operations under way are cancelled or
     /// waited for. Returns at once; join the thread to wait.
     pub fn stop(&self) {
-        self.shared.lock().stop = true;
+        {
+            let mut inbox = self.shared.lock();
+            inbox.stop = true;
+            self.shared.has_news.store(true, Ordering::SeqCst);
+        }
         self.shared.rouse();
     }
 }

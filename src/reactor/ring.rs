@@ -103,6 +103,14 @@ impl Ring {
         forgive(done);
     }
 
+    /// Whether there is something to be reaped, or would be after an `enter`: a look at memory that the kernel writes.
+    pub fn has_news(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let would_be = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        would_be || !self.ring.completion().is_empty()
+    }
+
     /// Takes the completions that have come.
     pub fn reap(&mut self, into: &mut Vec<Completion>) {
         let completions = self.ring.completion();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use raidd::io::extent::{BAD, ZERO};
 use raidd::io::{Clock, Device, ExtentKind, Fua, IoError, IoErrorKind, Pool, Slice, Spawn, Zeroing};
 
@@ -67,6 +68,9 @@ pub struct Done {
     /// Of these, those that were cut.
     pub cuts: Cell<u64>,
 }
+
+/// The longest part of a stream: the memory that clients have is for all of them.
+const STREAM_PART_BYTES_MAX: u64 = 24 << 10;
 
 /// A part of the array.
 #[derive(Clone, Copy, Debug)]
@@ -310,6 +314,18 @@ impl Scene {
         self.answered("status", part, &result.map(|_| ()));
     }
 
+    /// Writes several parts, each where the one before it ends, at once.
+    async fn stream(&self, first: Spot) {
+        let (dice, size) = (self.world.dice(), self.array.size_bytes());
+        let (count, len) = (2 + dice.below(7), first.len.min(STREAM_PART_BYTES_MAX));
+        let parts = (0..count).map(|number| Spot { start: first.start + number * len, len });
+        let writes = parts.filter(|part| part.start + part.len <= size).map(|part| {
+            let content = self.oracle.borrow_mut().new_content();
+            self.write(part, content, dice.one_in(16))
+        });
+        join_all(writes.collect::<Vec<_>>()).await;
+    }
+
     async fn step(&self) {
         let dice = self.world.dice();
         let part = self.part(self.plan.grain);
@@ -319,7 +335,8 @@ impl Scene {
         }
         let is_zeroing = !self.plan.narrow.is_without(Part::Zeroing);
         match dice.below(64) {
-            0..28 => {
+            0 | 1 => self.stream(part).await,
+            2..28 => {
                 let content = self.oracle.borrow_mut().new_content();
                 self.write(part, content, fua).await;
             }
