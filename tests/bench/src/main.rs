@@ -1,9 +1,22 @@
 //! raidd beside other NBD servers and the raw members: a load generator, and the matrix of jobs that becomes
 //! docs/performance.md. Never shipped.
 
+mod daemon;
+mod fio;
 mod greeting;
 mod histogram;
+mod jobs;
 mod load;
+mod machine;
+mod members;
+mod plot;
+mod process;
+mod repair;
+mod report;
+mod rows;
+mod run;
+mod sample;
+mod servers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Loads one server and prints what came of it as one JSON line.
     Load(LoadArguments),
+    /// Measures everything, and prints and writes the tables.
+    Run(Box<run::Options>),
 }
 
 #[derive(Args)]
@@ -67,6 +82,11 @@ impl LoadArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Load(load) => load.run(),
+        Command::Run(options) => {
+            let outcome = process::end_all_on_signal().and_then(|()| options.run());
+            process::end_all();
+            outcome
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
