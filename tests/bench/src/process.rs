@@ -141,6 +141,13 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Ends a group that is claimed.
+pub fn stop(group: Pid) {
+    let mut claims = claims();
+    claims.groups.retain(|claimed| *claimed != group);
+    end_group(group);
+}
+
 /// A process that leads its own group.
 pub struct Process {
     child: Child,
@@ -191,11 +198,13 @@ impl Process {
 
     /// Ends it.
     pub fn stop(self) {
-        let group = self.group();
-        let mut claims = claims();
-        claims.groups.retain(|claimed| *claimed != group);
-        end_group(group);
+        stop(self.group());
     }
+}
+
+/// Takes over a daemon that has left the group it was started in and leads one of its own; ended at the end.
+pub fn adopt(group: Pid) {
+    claims().groups.push(group);
 }
 
 /// CPU seconds used so far, by whom.

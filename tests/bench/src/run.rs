@@ -1,7 +1,8 @@
 //! A whole run: members, servers and raidd are started once, then every job is measured on each of them in turn, in
 //! the opposite order in every other round; what is not loaded is idle.
 //!
-//! - A cell during which others took more than [`FOREIGN_MAX`] of the processors is measured once more; the quieter counts.
+//! - A cell during which others took more than [`FOREIGN_MAX`] of the processors is measured once more, and the quieter
+//!   counts; not with --quick, and not for ever on a machine that is never quiet.
 //! - Raw samples are written as they are made, so a run that is broken off has not been in vain.
 
 use std::fs::{self, File};
@@ -17,13 +18,15 @@ use crate::daemon::{Daemon, Threads};
 use crate::jobs::{ARRAYS, JOBS, Job};
 use crate::load::{Outcome, own_cpu_seconds};
 use crate::members::{Kind, Members};
-use crate::process::{CpuTimes, Process, make_folder};
+use crate::process::{CpuTimes, make_folder, stop};
 use crate::sample::{Sample, Samples};
 use crate::servers::{PEERS, Peer, Server};
 use crate::{machine, plot, report, rows};
 
 /// More than this share of the processors taken by others disturbs a cell.
 pub const FOREIGN_MAX: f64 = 0.15;
+/// Cells that are measured once more, of each kind of members.
+const REPEATS_MAX: u32 = 20;
 
 /// What to measure, and where.
 #[derive(Args, Clone)]
@@ -70,7 +73,7 @@ pub struct Options {
     /// Print only.
     #[arg(long, conflicts_with = "docs")]
     no_docs: bool,
-    /// One round of a second a cell, small members.
+    /// One round of 0.7 s a cell, small members.
     #[arg(long)]
     quick: bool,
 }
@@ -78,7 +81,7 @@ pub struct Options {
 impl Options {
     fn settle(mut self) -> Self {
         if self.quick {
-            (self.rounds, self.seconds, self.size) = (1, 1.0, 256);
+            (self.rounds, self.seconds, self.size) = (1, 0.7, 256);
         }
         if self.members.is_empty() {
             self.members = vec![Kind::Shm, Kind::Disk];
@@ -107,6 +110,7 @@ pub struct Block<'a> {
     pub daemon: Daemon,
     /// Bytes of each server that are used: the same for all.
     pub span_bytes: u64,
+    repeats_left: u32,
     samples: &'a mut Samples,
     out: &'a mut Option<File>,
 }
@@ -153,11 +157,21 @@ impl Options {
         let threads = Threads { reactors: self.reactors, processor: None };
         let daemon = Daemon::start(&self.bin, &folder.join("main"), threads)?;
         let span_bytes = members.size_bytes / 8 * 7;
-        let mut block = Block { options: self, members: &members, folder, daemon, span_bytes, samples, out };
+        let repeats_left = if self.quick { 0 } else { REPEATS_MAX };
+        let mut block = Block {
+            options: self,
+            members: &members,
+            folder,
+            daemon,
+            span_bytes,
+            repeats_left,
+            samples,
+            out,
+        };
         block.create_arrays()?;
         let peers = block.start_peers()?;
         block.matrix(&peers)?;
-        peers.into_iter().for_each(|(_, process)| process.stop());
+        peers.iter().for_each(|peer| stop(peer.group));
         block.repairs()?;
         block.foreground()?;
         block.scaling()?;
@@ -222,7 +236,7 @@ impl Block<'_> {
         self.daemon.ctl(["tune", array, "recovery_max=100G", "auto_re_add=off"]).map(drop)
     }
 
-    fn start_peers(&self) -> Result<Vec<(Server, Process)>> {
+    fn start_peers(&self) -> Result<Vec<Server>> {
         let mut out = Vec::new();
         if !JOBS.iter().any(|job| self.options.wants(job.name)) {
             return Ok(out);
@@ -232,7 +246,7 @@ impl Block<'_> {
                 continue;
             }
             if peer.version().is_none() {
-                println!("{} is not installed: left out", peer.name());
+                println!("{} is left out: scripts/install-packages {}", peer.name(), peer.package());
                 continue;
             }
             out.push(peer.start(self.members, &self.folder)?);
@@ -240,8 +254,8 @@ impl Block<'_> {
         Ok(out)
     }
 
-    fn matrix(&mut self, peers: &[(Server, Process)]) -> Result<()> {
-        let mut servers: Vec<Option<Server>> = peers.iter().map(|(server, _)| Some(server.clone())).collect();
+    fn matrix(&mut self, peers: &[Server]) -> Result<()> {
+        let mut servers: Vec<Option<Server>> = peers.iter().cloned().map(Some).collect();
         servers.extend(ARRAYS.map(|(array, _, _)| Some(self.daemon.server(array))));
         // None is fio, without a server.
         servers.push(None);
@@ -275,9 +289,10 @@ impl Block<'_> {
             if best.as_ref().is_none_or(|best| foreign < best.foreign) {
                 best = Some(sample);
             }
-            if foreign <= FOREIGN_MAX {
+            if foreign <= FOREIGN_MAX || self.repeats_left == 0 {
                 break;
             }
+            self.repeats_left -= u32::from(attempt == 1);
         }
         let sample = best.context("no attempt")?;
         self.file(sample, job.name, name, round)

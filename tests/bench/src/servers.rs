@@ -4,15 +4,18 @@
 //! - nbdkit and nbd-server go through the page cache, qemu past it: on a disk only the latter can be compared with.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use nix::unistd::Pid;
 
 use crate::members::Members;
-use crate::process::{Process, run};
+use crate::process::{Process, adopt, run};
 
 /// Another NBD server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +31,10 @@ pub enum Peer {
     /// The storage daemon's quorum of two files: a mirror.
     Quorum,
 }
+
+const PID_FILE: &str = "nbd-server.pid";
+/// How long a server may take until its socket is there.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All of them.
 pub const PEERS: [Peer; 5] = [Peer::Nbdkit, Peer::NbdServer, Peer::QemuNbd, Peer::Qsd, Peer::Quorum];
@@ -50,6 +57,15 @@ impl Peer {
             Self::NbdServer => "nbd-server",
             Self::QemuNbd => "qemu-nbd",
             Self::Qsd | Self::Quorum => "qemu-storage-daemon",
+        }
+    }
+
+    /// The Debian package it is in.
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::Nbdkit => "nbdkit",
+            Self::NbdServer => "nbd-server",
+            Self::QemuNbd | Self::Qsd | Self::Quorum => "qemu-utils",
         }
     }
 
@@ -94,12 +110,14 @@ impl Peer {
             Self::NbdServer => {
                 let config = folder.join("nbd-server.conf");
                 let (socket, one) = (socket.display(), one.display());
+                // It insists on a TCP port beside its socket; 0 would mean inetd.
+                let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
                 let text = format!(
-                    "[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = 0\nallowlist = true\n\
+                    "[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n\
                      [d]\nexportname = {one}\nflush = true\nfua = true\nmulticonn = true\n"
                 );
                 fs::write(&config, text).with_context(|| config.display().to_string())?;
-                command.arg("-n").arg("-C").arg(config).arg("-p").arg(folder.join("nbd-server.pid"));
+                command.arg("-C").arg(config).arg("-p").arg(folder.join(PID_FILE));
             }
             Self::QemuNbd => {
                 let image = format!(
@@ -124,14 +142,38 @@ impl Peer {
     }
 
     /// Starts it and waits for its socket.
-    pub fn start(self, members: &Members, folder: &Path) -> Result<(Server, Process)> {
+    pub fn start(self, members: &Members, folder: &Path) -> Result<Server> {
         let socket = folder.join(format!("{}.sock", self.name()));
         let mut command = self.command(&socket, members, folder)?;
         let mut process = Process::start(&mut command, folder.join(format!("{}.log", self.name())))?;
-        process.wait_until(self.name(), || socket.exists())?;
-        let group = process.group();
-        let export = self.export().to_owned();
-        Ok((Server { name: self.name().to_owned(), socket, export, group }, process))
+        let group = if self == Self::NbdServer {
+            // It always becomes a daemon, with a session of its own.
+            let status = process.wait()?;
+            ensure!(status.success(), "{}: {}", self.name(), process.output()?.trim());
+            let pid = wait_for_pid(&folder.join(PID_FILE)).with_context(|| self.name())?;
+            adopt(pid);
+            pid
+        } else {
+            process.group()
+        };
+        let began = Instant::now();
+        while !socket.exists() && began.elapsed() < START_PATIENCE {
+            thread::sleep(Duration::from_millis(20));
+        }
+        ensure!(socket.exists(), "{} did not start: {}", self.name(), process.output()?.trim());
+        Ok(Server { name: self.name().to_owned(), socket, export: self.export().to_owned(), group })
+    }
+}
+
+fn wait_for_pid(file: &Path) -> Result<Pid> {
+    let began = Instant::now();
+    loop {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if let Ok(pid) = text.trim().parse() {
+            return Ok(Pid::from_raw(pid));
+        }
+        ensure!(began.elapsed() < START_PATIENCE, "no process number in {}", file.display());
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
