@@ -222,7 +222,7 @@ impl<'a> Connection<'a> {
         let (count, block_bytes) = (self.free.len().min(BATCH_MAX), self.load.block_bytes);
         let mut any_write = false;
         let mut writes = [false; BATCH_MAX];
-        for place in 0..count {
+        for (place, write) in writes.iter_mut().enumerate().take(count) {
             let Some(slot) = self.free.pop() else { break };
             let is_write = match self.load.direction {
                 Direction::Read => false,
@@ -233,7 +233,7 @@ impl<'a> Connection<'a> {
             self.slots[slot] = Slot { sent: now, is_write, in_flight: true };
             let command = if is_write { COMMAND_WRITE } else { COMMAND_READ };
             self.headers[place] = request(command, slot as u64, offset, block_bytes as u32);
-            writes[place] = is_write;
+            *write = is_write;
             any_write |= is_write;
         }
         let headers = &self.headers[..count];

@@ -21,7 +21,7 @@ pub fn describe(dir: &Path) -> Result<Vec<(String, String)>> {
     versions.dedup();
     let mut lines = vec![
         ("CPU", format!("{model}, {cores} cores; {}", caches())),
-        ("memory", format!("{:.1} GiB", memory_kib as f64 / (1 << 20) as f64)),
+        ("memory", format!("{:.1} GiB", memory_kib as f64 / 1_048_576.0)),
         ("kernel", run(Command::new("uname").arg("-sr"))?),
         ("disk", format!("{}, {}", crate::members::filesystem(dir)?, disks())),
         ("others", versions.join(", ")),

@@ -124,7 +124,7 @@ fn cpu_cost(job: &Job) -> (Unit, fn(&Sample) -> f64) {
     } else {
         // MB/s times seconds are MB.
         (Unit::CpuPerGib, |sample| {
-            sample.server_cpu_s / (sample.outcome.mbps * sample.outcome.secs * 1e6 / (1 << 30) as f64)
+            sample.server_cpu_s / (sample.outcome.mbps * sample.outcome.secs * 1e6 / 1_073_741_824.0)
         })
     }
 }
