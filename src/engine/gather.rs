@@ -14,7 +14,7 @@
 //!   answered after that. So the laws see one large write.
 //! - Who overlaps a group waits until that is written: writes of the same bytes keep the order in which they came, also
 //!   where the first one's client is gone and has sent it again.
-//! - The parts of a group are adjacent and do not overlap; together they are one range.
+//! - The parts of a group are whole blocks, adjacent, and do not overlap; together they are one range.
 //! - A group has one writer, its first part; should that be dropped, the others are told that it failed.
 
 use std::cell::{Cell, RefCell};
@@ -211,6 +211,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         fua: Fua,
     ) -> Result<(), IoError> {
         let mut data = data;
+        let is_square = (part.start | part.end).is_multiple_of(self.block_bytes);
         loop {
             let mut before = None;
             for group in self.gathering.groups_of(stripe.index.0) {
@@ -218,6 +219,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 if open.start < part.end && part.start < open.end {
                     before = Some(group);
                     break;
+                }
+                if !is_square {
+                    continue;
                 }
                 data = match group.join(&part, data, fua, self.runtime.now()) {
                     Ok(()) => {
@@ -236,7 +240,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let _theirs = before.written().await.is_ok();
         }
         let width = parity.stripe_sectors().bytes();
-        if !is_stream || part == (0..width) || !self.gathering.is_waited_for() {
+        if !is_stream || !is_square || part == (0..width) || !self.gathering.is_waited_for() {
             let _writing = self.gathering.count_writing();
             return self.write_stripe(parity, stripe, part, data, fua).await;
         }
