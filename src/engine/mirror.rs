@@ -12,7 +12,7 @@ use super::array::{Array, cut_slices, sectors};
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
-use super::stripe::{LINE_SECTORS, OUT_OF_REACH, Unreadable, square_edges};
+use super::stripe::{LINE_SECTORS, Lone, OUT_OF_REACH, Unreadable, square_edges};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::{Copies, Extent, Geometry};
 use crate::units::{MemberSlot, Sector};
@@ -32,12 +32,7 @@ struct Loss {
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// The member to read a range from that one member holds as a whole and in one piece, where its copies agree; and what
     /// [`read_copies`](Array::read_copies) is to avoid if it cannot.
-    pub(super) fn lone_copy(
-        &self,
-        copies: &Copies,
-        offset_bytes: u64,
-        len_bytes: u64,
-    ) -> Option<((Rc<Member<D>>, Sector), Unreadable)> {
+    pub(super) fn lone_copy(&self, copies: &Copies, offset_bytes: u64, len_bytes: u64) -> Option<Lone<D>> {
         let (start, len) = (Sector(sectors(offset_bytes)), Sector(sectors(len_bytes)));
         let extent = copies.extents(start, len).next().filter(|extent| extent.len == len)?;
         let rows = start.0..start.0 + len.0;

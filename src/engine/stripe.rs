@@ -49,6 +49,9 @@ impl Piece {
     }
 }
 
+/// A member that holds all of a range, and the sector where it begins there; and what is to be avoided should it not answer.
+pub(super) type Lone<D> = ((Rc<Member<D>>, Sector), Unreadable);
+
 /// What an error has shown to be unreadable on a member, for this once: its rows, in the units of the row locks.
 #[derive(PartialEq, Eq)]
 pub(super) struct Unreadable {
@@ -66,12 +69,7 @@ struct Loss {
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// The member to read a range from that lies within one chunk, all of which it holds; and what
     /// [`read_parity`](Array::read_parity) is to avoid if it cannot.
-    pub(super) fn lone_chunk(
-        &self,
-        parity: &Parity,
-        offset_bytes: u64,
-        len_bytes: u64,
-    ) -> Option<((Rc<Member<D>>, Sector), Unreadable)> {
+    pub(super) fn lone_chunk(&self, parity: &Parity, offset_bytes: u64, len_bytes: u64) -> Option<Lone<D>> {
         let (place, len) = (parity.locate(Sector(sectors(offset_bytes))), sectors(len_bytes));
         if place.offset.0 + len > parity.chunk().0 {
             return None;

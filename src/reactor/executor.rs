@@ -203,11 +203,9 @@ impl Local {
             }
             self.run_tasks();
             self.fire_timers();
-            if !self.queue.borrow().is_empty() {
-                self.ring.borrow_mut().enter(Wait::No);
-            } else if vigil.is_worth_it() && self.keep_vigil(&mut vigil) {
-                self.ring.borrow_mut().enter(Wait::No);
-            } else if self.shared.try_sleep() {
+            let is_busy = !self.queue.borrow().is_empty();
+            let goes_on = is_busy || vigil.is_worth_it() && self.keep_vigil(&mut vigil);
+            if !goes_on && self.shared.try_sleep() {
                 let (began, deadline) = (monotonic(), self.timers.borrow().next_deadline());
                 let wait = Wait::AtMost(deadline.map(|deadline| deadline.saturating_sub(began)));
                 self.ring.borrow_mut().enter(wait);
@@ -216,6 +214,7 @@ impl Local {
             } else {
                 self.ring.borrow_mut().enter(Wait::No);
             }
+            self.shared.tell_ring_calls(self.ring.borrow().calls());
             self.reap(&mut completions);
         }
     }

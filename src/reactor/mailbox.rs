@@ -18,7 +18,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_task::Runnable;
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     /// Something has been put into the inbox, or it has been asked to end, since it was last taken.
     has_news: AtomicBool,
     asleep: AtomicBool,
+    /// Calls of the ring, as far as the reactor has told.
+    ring_calls: AtomicU64,
     event: EventFd,
 }
 
@@ -59,8 +61,8 @@ impl Shared {
         // Blocking, so that a read in the ring waits instead of failing with EAGAIN. A write never blocks: it would
         // take 2^64 of them.
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let (inbox, has_news, asleep) = Default::default();
-        Ok(Shared { index, inbox, has_news, asleep, event })
+        let (inbox, has_news, asleep, ring_calls) = Default::default();
+        Ok(Shared { index, inbox, has_news, asleep, ring_calls, event })
     }
 
     /// Makes a task run: in the local queue on its own thread, else through the inbox.
@@ -131,6 +133,11 @@ impl Shared {
         self.asleep.store(false, Ordering::SeqCst);
     }
 
+    /// For the reactor: so many calls of the ring there have been.
+    pub fn tell_ring_calls(&self, calls: u64) {
+        self.ring_calls.store(calls, Ordering::Relaxed);
+    }
+
     /// For the reactor: nothing is taken from here again.
     pub fn close(&self) {
         let mut inbox = self.lock();
@@ -168,6 +175,11 @@ impl ReactorHandle {
     /// The number it was started with.
     pub fn index(&self) -> usize {
         self.shared.index
+    }
+
+    /// How often it has entered its ring: calls of the kernel for all that it does but waking others.
+    pub fn ring_calls(&self) -> u64 {
+        self.shared.ring_calls.load(Ordering::Relaxed)
     }
 
     /// Whether the calling thread is this reactor's.

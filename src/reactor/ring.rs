@@ -48,6 +48,8 @@ pub(super) struct Completion {
 pub(super) struct Ring {
     ring: IoUring,
     backlog: VecDeque<squeue::Entry>,
+    /// Calls of `io_uring_enter`.
+    calls: u64,
 }
 
 impl Ring {
@@ -60,7 +62,7 @@ impl Ring {
                 "this kernel's io_uring is too old: Linux 6.1 is needed",
             ));
         }
-        Ok(Ring { ring, backlog: VecDeque::new() })
+        Ok(Ring { ring, backlog: VecDeque::new(), calls: 0 })
     }
 
     /// Queues an entry; the next `enter` submits it.
@@ -93,6 +95,7 @@ impl Ring {
             }
             return;
         };
+        self.calls += 1;
         let done = match limit {
             None => self.ring.submitter().submit_and_wait(1),
             Some(limit) => {
@@ -109,6 +112,11 @@ impl Ring {
         let would_be = queue.taskrun() || queue.cq_overflow();
         drop(queue);
         would_be || !self.ring.completion().is_empty()
+    }
+
+    /// How often the kernel has been called.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Takes the completions that have come.
@@ -132,6 +140,7 @@ impl Ring {
 
     /// Submits without waiting; how many entries the kernel took.
     fn submit(&mut self) -> usize {
+        self.calls += 1;
         forgive(self.ring.submitter().submit())
     }
 }
