@@ -167,7 +167,8 @@ impl Service {
         let here = runtime().handle().index();
         let entry = self.registry.by_id(client.device().id);
         let there = entry.as_ref().map_or(here, |entry| entry.place(here, self.reactors.len()));
-        let copy = client.stream().plain().filter(|_| there != here).map(Socket::duplicate);
+        let moves = there != here && client.is_portable();
+        let copy = client.stream().plain().filter(|_| moves).map(Socket::duplicate);
         let (Some(entry), Some(Ok(socket))) = (entry, copy) else {
             let end = client.serve().await;
             tracing::debug!(%end, "client gone");

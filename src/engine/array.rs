@@ -8,6 +8,7 @@ use super::bitmap::Intent;
 use super::deadline::Deadlines;
 use super::gather::Gathering;
 use super::locks::RowLocks;
+use super::plan::Trust;
 use super::ppl_log::Logs;
 use super::repair::Mending;
 use super::roster::Roster;
@@ -289,8 +290,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         buf: Buf,
         avoid: Option<Unreadable>,
     ) -> Result<Buf, IoError> {
-        let avoid = avoid.into_iter().collect();
+        let avoid: Vec<_> = avoid.into_iter().collect();
         match &self.geometry {
+            // Where copies may differ by now, the one that a resync copies from comes first again.
+            Geometry::Copies(copies)
+                if avoid.iter().any(|place| self.trust(&place.rows) != Trust::Consistent) =>
+            {
+                self.read_copies(copies, offset_bytes, buf, Vec::new()).await
+            }
             Geometry::Copies(copies) => self.read_copies(copies, offset_bytes, buf, avoid).await,
             Geometry::Parity(parity) => self.read_parity(parity, offset_bytes, buf, avoid).await,
         }

@@ -12,8 +12,8 @@
 //! Invariants:
 //! - A group holds no lock and has marked nothing: it is written by `write_stripe` like any other write, and its parts are
 //!   answered after that. So the laws see one large write.
-//! - Who overlaps a group waits until that is written: writes of the same bytes keep the order in which they came, also
-//!   where the first one's client is gone and has sent it again.
+//! - Who overlaps a group lets it go first, into the queue of the row locks: writes of the same bytes keep the order in which
+//!   they came, also where the first one's client is gone and has sent it again.
 //! - The parts of a group are whole blocks, adjacent, and do not overlap; together they are one range.
 //! - A group has one writer, its first part; should that be dropped, the others are told that it failed.
 
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_micros(300);
 
 /// How long it waits in all while other writes are under way, whose clients will go on when they are answered.
 const PATIENCE_MAX: Duration = Duration::from_millis(5);
+
+/// Smaller parts of a stripe than this are not gathered: what is written would be cut where each of them ends.
+const PARTS_MAX: u64 = 16;
 
 /// Writes that have to pass, at most, before a stream is waited for again that was waited for in vain.
 const SKIPPED_MAX: u32 = 255;
@@ -66,6 +69,8 @@ pub(super) struct Gathering {
 struct Group {
     stripe: u64,
     open: RefCell<Open>,
+    /// Nobody joins any more, and its writer goes for the row lock before anybody else is run.
+    is_closed: Cell<bool>,
     outcome: Cell<Option<Result<(), IoError>>>,
     /// Who waits for the outcome, and the writer for more to do.
     wakers: RefCell<SmallVec<[Waker; 8]>>,
@@ -105,6 +110,16 @@ impl Group {
         .await
     }
 
+    fn overlaps(&self, part: &Range<u64>) -> bool {
+        let open = self.open.borrow();
+        open.part.start < part.end && part.start < open.part.end
+    }
+
+    /// Waits until it is next for its rows, or has been written, or given up.
+    async fn closed(&self) {
+        self.until(|| self.is_closed.get().then_some(())).await;
+    }
+
     /// Waits for it to be written.
     async fn written(&self) -> Result<(), IoError> {
         self.until(|| self.outcome.get()).await
@@ -135,6 +150,8 @@ struct Lead<'a> {
 impl Lead<'_> {
     fn close(&self) {
         self.gathering.groups.borrow_mut().retain(|group| !Rc::ptr_eq(group, &self.group));
+        self.group.is_closed.set(true);
+        self.group.wake();
     }
 }
 
@@ -188,8 +205,8 @@ impl Gathering {
         self.skip.set(skipped);
     }
 
-    fn groups_of(&self, stripe: u64) -> SmallVec<[Rc<Group>; 2]> {
-        self.groups.borrow().iter().filter(|group| group.stripe == stripe).cloned().collect()
+    fn groups_of(&self, stripes: Range<u64>) -> SmallVec<[Rc<Group>; 2]> {
+        self.groups.borrow().iter().filter(|group| stripes.contains(&group.stripe)).cloned().collect()
     }
 
     fn count_writing(&self) -> Writing<'_> {
@@ -210,41 +227,48 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         is_stream: bool,
         fua: Fua,
     ) -> Result<(), IoError> {
-        let mut data = data;
         let is_square = (part.start | part.end).is_multiple_of(self.block_bytes);
-        loop {
-            let mut before = None;
-            for group in self.gathering.groups_of(stripe.index.0) {
-                let open = group.open.borrow().part.clone();
-                if open.start < part.end && part.start < open.end {
-                    before = Some(group);
-                    break;
-                }
-                if !is_square {
-                    continue;
-                }
-                data = match group.join(&part, data, fua, self.runtime.now()) {
-                    Ok(()) => {
-                        group.wake();
-                        if mutant::is(Mutant::AnswerJoinedEarly) {
-                            return Ok(());
-                        }
-                        return group.written().await;
-                    }
-                    Err(data) => data,
-                };
+        let groups = self.gathering.groups_of(stripe.index.0..stripe.index.0 + 1);
+        let before: SmallVec<[_; 2]> = groups.iter().filter(|group| group.overlaps(&part)).collect();
+        if !before.is_empty() {
+            // All of them, and then the row lock and nothing else: whoever comes now comes after this one.
+            before.iter().for_each(|group| group.release());
+            for group in before {
+                group.closed().await;
             }
-            let Some(before) = before else { break };
-            before.release();
-            // Its outcome is its own clients'.
-            let _theirs = before.written().await.is_ok();
+            let _writing = self.gathering.count_writing();
+            return self.write_stripe(parity, stripe, part, data, fua).await;
         }
         let width = parity.stripe_sectors().bytes();
-        if !is_stream || !is_square || part == (0..width) || !self.gathering.is_waited_for() {
+        let is_worth_it = is_square && (part.end - part.start) * PARTS_MAX >= width;
+        let mut data = data;
+        for group in groups.iter().filter(|_| is_worth_it) {
+            data = match group.join(&part, data, fua, self.runtime.now()) {
+                Ok(()) => {
+                    group.wake();
+                    if mutant::is(Mutant::AnswerJoinedEarly) {
+                        return Ok(());
+                    }
+                    return group.written().await;
+                }
+                Err(data) => data,
+            };
+        }
+        if !is_stream || !is_worth_it || part == (0..width) || !self.gathering.is_waited_for() {
             let _writing = self.gathering.count_writing();
             return self.write_stripe(parity, stripe, part, data, fua).await;
         }
         self.lead_group(parity, stripe, part, data, fua).await
+    }
+
+    /// Lets everything go that waits to be part of these stripes; when this returns, it has its place before whoever asks for
+    /// their rows now.
+    pub(super) async fn close_groups(&self, stripes: Range<u64>) {
+        let groups = self.gathering.groups_of(stripes);
+        groups.iter().for_each(|group| group.release());
+        for group in groups {
+            group.closed().await;
+        }
     }
 
     async fn lead_group(
@@ -258,12 +282,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let begun_at = self.runtime.now();
         let pieces = vec![(part.start, data)];
         let open = Open { part, pieces, fua, grown_at: begun_at, released: false };
-        let (open, outcome, wakers) = (RefCell::new(open), Cell::new(None), RefCell::default());
-        let group = Rc::new(Group { stripe: stripe.index.0, open, outcome, wakers });
+        let (open, is_closed) = (RefCell::new(open), Cell::new(false));
+        let (outcome, wakers) = (Cell::new(None), RefCell::default());
+        let group = Rc::new(Group { stripe: stripe.index.0, open, is_closed, outcome, wakers });
         self.gathering.groups.borrow_mut().push(group.clone());
         let lead = Lead { gathering: &self.gathering, group };
         self.await_parts(&lead.group, parity.stripe_sectors().bytes(), begun_at).await;
-        lead.close();
         let (part, data, fua) = {
             let mut open = lead.group.open.borrow_mut();
             open.released = true;
@@ -274,6 +298,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             (open.part.clone(), data, open.fua)
         };
         let _writing = self.gathering.count_writing();
+        // No await between this and the row lock.
+        lead.close();
         let outcome = self.write_stripe(parity, stripe, part, data, fua).await;
         lead.group.outcome.set(Some(outcome));
         outcome

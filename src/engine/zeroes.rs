@@ -126,6 +126,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if purpose == Purpose::Discard && self.runtime.now() >= due {
                 return Ok(());
             }
+            self.close_groups(first..stop).await;
             let _rows = self.locks.lock(rows.clone()).await;
             let _marked = self.mark(&rows).await?;
             let places: Vec<_> =

@@ -46,7 +46,12 @@ impl Crew {
 
     /// Waits for a job; none for whoever is not needed any more.
     pub(super) async fn next(&self) -> Option<Job> {
+        let mut is_listed = false;
         poll_fn(|context| {
+            if std::mem::take(&mut is_listed) {
+                // Whoever is polled for no reason is still in the list, and must not be taken for idle twice, or after it left.
+                self.idle.borrow_mut().retain(|waker| !waker.will_wake(context.waker()));
+            }
             if let Some(job) = self.jobs.borrow_mut().pop_front() {
                 return Poll::Ready(Some(job));
             }
@@ -55,6 +60,7 @@ impl Crew {
                 return Poll::Ready(None);
             }
             idle.push(context.waker().clone());
+            is_listed = true;
             Poll::Pending
         })
         .await
@@ -95,11 +101,37 @@ mod tests {
         assert!(crew.idle.borrow().is_empty());
     }
 
+    /// A waker of its own.
+    fn somebody() -> Waker {
+        struct Nobody;
+        impl std::task::Wake for Nobody {
+            fn wake(self: std::sync::Arc<Self>) {}
+        }
+        std::sync::Arc::new(Nobody).into()
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+        future.poll(&mut std::task::Context::from_waker(waker))
+    }
+
     #[test]
-    fn too_many_do_not_wait() {
+    fn who_is_polled_for_no_reason_is_idle_once() {
         let crew = Crew::default();
-        let mut idle: Vec<_> = (0..IDLE_MAX).map(|_| Box::pin(crew.next())).collect();
-        assert!(idle.iter_mut().all(|next| next.as_mut().now_or_never().is_none()));
-        assert!(crew.next().now_or_never().is_some_and(|job| job.is_none()));
+        let wakers: Vec<Waker> = (0..IDLE_MAX).map(|_| somebody()).collect();
+        let mut idle: Vec<_> = wakers.iter().map(|_| Box::pin(crew.next())).collect();
+        for _ in 0..3 {
+            for (next, waker) in idle.iter_mut().zip(&wakers) {
+                assert!(poll(next.as_mut(), waker).is_pending(), "there is still a place for it");
+            }
+            assert_eq!(crew.idle.borrow().len(), IDLE_MAX);
+        }
+        // One takes the job of another, and is not there any more.
+        assert!(crew.assign(job(1)));
+        assert!(poll(idle[0].as_mut(), &wakers[0]).is_ready());
+        assert!(crew.idle.borrow().iter().all(|waker| !waker.will_wake(&wakers[0])));
+        // One more than may wait does not.
+        assert!(poll(Box::pin(crew.next()).as_mut(), &somebody()).is_pending());
+        assert!(poll(idle[IDLE_MAX - 1].as_mut(), &wakers[IDLE_MAX - 1]).is_pending());
+        assert!(matches!(poll(Box::pin(crew.next()).as_mut(), &somebody()), Poll::Ready(None)));
     }
 }

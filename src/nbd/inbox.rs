@@ -78,8 +78,12 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.available().to_vec()
     }
 
-    /// What another inbox had received and not taken, of which a page or less is left after a handshake: it grows no buffer
-    /// before the first request. Panics if it is more, or this one is in use.
+    /// How much has been received and not taken.
+    pub(super) fn received_bytes(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// What another inbox had received and not taken: a page at most. Panics if it is more, or this one is in use.
     pub(super) fn put_back(&mut self, received: &[u8]) {
         let buf = self.buf.as_mut().expect("a new inbox has its page");
         assert!(self.start == self.end && received.len() <= buf.len());

@@ -37,7 +37,7 @@ use super::reply::{Reply, send_replies};
 use super::signal::Signal;
 use super::stop::{Halt, Stop};
 use super::transmission::receive_requests;
-use crate::io::{Clock, Device, IoError, IoErrorKind, Runtime, Stream};
+use crate::io::{Clock, Device, IoError, IoErrorKind, PAGE_BYTES, Runtime, Stream};
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +167,16 @@ where
         take_leave(stream.as_ref(), &runtime, &limits, end).await
     }
 
+    /// Whether it can be handed over: not a client that has sent more than a page after the handshake, which no client does
+    /// that waits for the end of it.
+    pub fn is_portable(&self) -> bool {
+        self.inbox.received_bytes() <= PAGE_BYTES
+    }
+
     /// Gives it up, without a word to the client: its stream is to live on elsewhere, by another descriptor. The client
-    /// counts as attached until the hold is dropped.
+    /// counts as attached until the hold is dropped. Panics if it is not portable.
     pub fn hand_over(self) -> (Handover, Attached) {
+        assert!(self.is_portable());
         (Handover { terms: self.chosen.terms, received: self.inbox.into_received() }, self.chosen.attached)
     }
 }

@@ -123,6 +123,43 @@ fn read_request(cookie: u64, len: u32) -> Vec<u8> {
     bytes
 }
 
+/// A client may have sent requests before the handshake is over, few of them or more than fit into a page: then its
+/// connection stays where it was greeted. Every other connection is greeted on another reactor than the array's.
+#[test]
+fn requests_that_come_with_the_handshake_are_served_wherever_that_was() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 2, 16);
+    let raidd = home.start_with(&["--reactors", "2"]);
+    home.ok(format!("create vol --level 1 --init assume-clean {}", disks.all()));
+    let data = noise(1, 4096);
+    home.client("vol").write(0, &data).unwrap();
+    for requests in [1, 20, 1000, 20, 1000, 1] {
+        let mut stream = UnixStream::connect(home.path("nbd.sock")).unwrap();
+        let mut bytes = b"\0\0\0\x03".to_vec();
+        // An option that nobody knows, long enough for the receive buffer to grow.
+        bytes.extend(b"IHAVEOPT\0\0\x77\x77\0\0\x1f\x40");
+        bytes.resize(bytes.len() + 8000, 0);
+        bytes.extend(b"IHAVEOPT\0\0\0\x07\0\0\0\x09\0\0\0\x03vol\0\0");
+        (0..requests).for_each(|cookie| bytes.extend(read_request(cookie, 4096)));
+        let mut reader = stream.try_clone().unwrap();
+        let answers = std::thread::spawn(move || {
+            // The greeting, a refusal of any length, INFO_EXPORT and ACK; then the replies.
+            let mut greeting = [0; 18 + 20];
+            reader.read_exact(&mut greeting).unwrap();
+            let refusal = u32::from_be_bytes(greeting[34..].try_into().unwrap());
+            reader.read_exact(&mut vec![0; refusal as usize + 32 + 20]).unwrap();
+            for _ in 0..requests {
+                let mut reply = vec![0; 16 + 4096];
+                reader.read_exact(&mut reply).unwrap();
+                assert!(reply[..8] == [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0] && reply[16..] == noise(1, 4096));
+            }
+        });
+        stream.write_all(&bytes).unwrap();
+        answers.join().unwrap();
+    }
+    raidd.terminate();
+}
+
 #[test]
 fn a_thousand_connections_are_served_beside_those_that_mean_harm() {
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

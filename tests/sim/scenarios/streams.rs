@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use raidd::engine::ArrayStatus;
-use raidd::io::{Buf, Clock, Device, Fua, Pool, Slice};
+use raidd::io::{Buf, Clock, Device, Fua, Pool, Slice, Zeroing};
 
 use raidd_sim::setup::{Making, SimArray, make_array, platters, shape};
 use raidd_sim::world::World;
@@ -111,6 +111,41 @@ fn writes_of_the_same_bytes_keep_their_order() {
         assert!(results.iter().all(Result::is_ok));
         let got = array.read(3 * CHUNK, pool.alloc(CHUNK as usize).await).await.unwrap();
         assert!(got.iter().all(|&byte| byte == 3));
+    });
+}
+
+#[test]
+fn who_overlaps_one_group_does_not_join_another() {
+    on_array(5, |_, array| async move {
+        let pool = Pool::new(8 << 20).unwrap();
+        let write = |at: u64, len: u64, with: u8| array.write(at, vec![filled(&pool, len, with)], Fua::No);
+        // Two streams that have come into one stripe: their next writes are kept open, at its beginning and at its end.
+        write(2 * CHUNK, CHUNK, 1).await.unwrap();
+        write(4 * CHUNK, CHUNK, 1).await.unwrap();
+        let results = join_all([
+            write(3 * CHUNK, CHUNK, 2),
+            write(5 * CHUNK, CHUNK, 3),
+            write(4 * CHUNK, 2 * CHUNK, 4), // goes on where the first one ends, and over the second
+        ]);
+        assert!(results.await.iter().all(Result::is_ok));
+        let got = array.read(5 * CHUNK, pool.alloc(CHUNK as usize).await).await.unwrap();
+        assert!(got.iter().all(|&byte| byte == 4), "what came first has been written last: {}", got[0]);
+    });
+}
+
+#[test]
+fn zeroes_come_after_what_was_kept_open_before() {
+    on_array(5, |_, array| async move {
+        let pool = Pool::new(8 << 20).unwrap();
+        let write = |at: u64, with: u8| array.write(at, vec![filled(&pool, CHUNK, with)], Fua::No);
+        write(2 * CHUNK, 1).await.unwrap();
+        let mut kept = Box::pin(write(3 * CHUNK, 2));
+        assert!(kept.as_mut().now_or_never().is_none());
+        let zeroes = array.write_zeroes(3 * CHUNK, 3 * CHUNK, Zeroing::Allocate, Fua::No);
+        let (kept, zeroes) = futures_util::future::join(kept, zeroes).await;
+        kept.and(zeroes).unwrap();
+        let got = array.read(3 * CHUNK, pool.alloc(CHUNK as usize).await).await.unwrap();
+        assert!(got.iter().all(|&byte| byte == 0));
     });
 }
 
