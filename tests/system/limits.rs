@@ -129,7 +129,7 @@ fn read_request(cookie: u64, len: u32) -> Vec<u8> {
 fn requests_that_come_with_the_handshake_are_served_wherever_that_was() {
     let home = Home::new();
     let disks = Disks::files(&home, "disk", 2, 16);
-    let raidd = home.start_with(&["--reactors", "2"]);
+    let raidd = home.start();
     home.ok(format!("create vol --level 1 --init assume-clean {}", disks.all()));
     let data = noise(1, 4096);
     home.client("vol").write(0, &data).unwrap();
