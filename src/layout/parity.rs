@@ -107,6 +107,14 @@ struct Turn {
     first: u16,
 }
 
+impl Turn {
+    /// The members of the data chunks, in the array's order.
+    fn data(&self) -> impl Iterator<Item = u16> {
+        let &Turn { ring, p, q, first } = self;
+        (first..first + ring).map(move |slot| slot % ring).filter(move |&slot| slot != p && Some(slot) != q)
+    }
+}
+
 /// A layout, in words.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
@@ -221,9 +229,9 @@ impl Parity {
     /// Who has what in a stripe. Panics if it is behind the array's end.
     pub fn stripe(&self, index: StripeIndex) -> Stripe {
         assert!(index.0 < self.stripes, "stripe {} of an array of {}", index.0, self.stripes);
-        let Turn { ring, p, q, first } = self.turn(index);
-        let holds_data = |slot: &u16| *slot != p && Some(*slot) != q;
-        let data: Vec<u16> = (first..first + ring).map(|slot| slot % ring).filter(holds_data).collect();
+        let turn = self.turn(index);
+        let Turn { p, q, .. } = turn;
+        let data: Vec<u16> = turn.data().collect();
         let exponents = match q {
             None => Vec::new(),
             Some(q) => {
@@ -243,10 +251,7 @@ impl Parity {
 
     /// The member of one data chunk of a stripe: `stripe(index).data[data]`, at less cost.
     pub fn data_slot(&self, index: StripeIndex, data: usize) -> MemberSlot {
-        let Turn { ring, p, q, first } = self.turn(index);
-        let holds_data = |slot: &u16| *slot != p && Some(*slot) != q;
-        let slot = (first..first + ring).map(|slot| slot % ring).filter(holds_data).nth(data);
-        MemberSlot(slot.expect("a data chunk of the stripe"))
+        MemberSlot(self.turn(index).data().nth(data).expect("a data chunk of the stripe"))
     }
 
     fn turn(&self, index: StripeIndex) -> Turn {

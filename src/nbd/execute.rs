@@ -54,7 +54,10 @@ pub(super) async fn execute<D: Device>(device: &D, work: Work) -> Result<Answer,
             let read = match pieces.len() {
                 1 => {
                     let (piece, buf) = pieces.pop().expect("one piece");
-                    device.read(piece.offset_bytes, buf).await.map(|buf| Few::from_buf([buf]))
+                    device
+                        .read(piece.offset_bytes, buf)
+                        .await
+                        .map(|buf| Few::from_buf([given_back(piece, buf)]))
                 }
                 _ => Box::pin(read(device, pieces)).await,
             };
@@ -116,9 +119,17 @@ async fn status<D: Device>(
     Ok(buf.freeze().slice(0..filled))
 }
 
+fn given_back(piece: Piece, buf: Buf) -> Buf {
+    assert_eq!(buf.len(), piece.len, "a device gives back the buffer that it was given");
+    buf
+}
+
 /// All of the pieces at once; none is left under way when this is over.
 async fn read<D: Device>(device: &D, pieces: Few<(Piece, Buf)>) -> Result<Few<Buf>, IoError> {
-    let reads = pieces.into_iter().map(|(piece, buf)| device.read(piece.offset_bytes, buf));
+    let reads = pieces.into_iter().map(async |(piece, buf)| {
+        let buf = device.read(piece.offset_bytes, buf).await?;
+        Ok(given_back(piece, buf))
+    });
     join_all(reads).await.into_iter().collect()
 }
 
