@@ -336,7 +336,7 @@ pub struct CreateOptions {
     /// RAID level: 0, 1, 4, 5, 6 or 10
     #[arg(long, value_name = "L")]
     level: String,
-    /// Bytes a chunk [default: 512K]
+    /// Bytes a chunk [default: 128K with parity, else 512K]
     #[arg(long, value_name = "S", value_parser = parse_size)]
     chunk: Option<u64>,
     /// md's name of the layout: left-symmetric, n2, f2, ...

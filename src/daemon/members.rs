@@ -15,8 +15,15 @@ use crate::md::format_uuid;
 use crate::reactor::{Identity, OpenOptions, OpenedDisk};
 use crate::units::Sector;
 
-/// Default chunk, mdadm's.
-const CHUNK_BYTES: u64 = 512 << 10;
+/// Bytes of a chunk by default. Without parity mdadm's; with parity less than mdadm's 512 KiB, so that a client's queue holds
+/// whole stripes: eight writes of 128 KiB one behind the other are two stripes of four members, and are written without
+/// reading anything, where with mdadm's they would be parts of one stripe and have old data and parity read for each of them.
+const fn chunk_bytes(level: Level) -> u64 {
+    match level {
+        Level::Raid4 | Level::Raid5 | Level::Raid6 => 128 << 10,
+        Level::Raid0 | Level::Raid1 | Level::Raid10 => 512 << 10,
+    }
+}
 
 /// How long members' locks are waited for: a daemon that was killed may still have writes in its ring.
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(5);
@@ -171,7 +178,7 @@ pub fn plan_create(
     let members: Vec<_> = members.iter().map(sectors).collect();
     let chunk_bytes = match level {
         Level::Raid1 => 0,
-        _ => spec.chunk_bytes.unwrap_or(CHUNK_BYTES),
+        _ => spec.chunk_bytes.unwrap_or(chunk_bytes(level)),
     };
     let whole_sectors = |bytes: u64, what: &str| {
         if bytes.is_multiple_of(512) {

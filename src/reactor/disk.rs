@@ -59,7 +59,12 @@ impl Disk {
     }
 
     fn hand(&self) -> Hand {
-        if self.0.geometry.submission_waits { Hand::Worker } else { Hand::Own }
+        let geometry = &self.0.geometry;
+        match (geometry.submission_waits, geometry.in_memory) {
+            (true, _) => Hand::Worker,
+            (false, true) => Hand::Either,
+            (false, false) => Hand::Own,
+        }
     }
 
     /// Which disk it is.

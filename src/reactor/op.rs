@@ -49,14 +49,36 @@ pub(super) enum Hand {
     /// A worker's from the start: for files that make whoever submits wait all the same (FUSE, for an inode's lock), which
     /// would hold up everything that lives on this thread.
     Worker,
+    /// Either's, as [`Shares`] says: for files in memory, where an operation is a copy that is done within its submission.
+    Either,
 }
 
-impl Hand {
-    fn flags(self) -> squeue::Flags {
-        match self {
-            Hand::Own => squeue::Flags::empty(),
-            Hand::Worker => squeue::Flags::ASYNC,
+/// Shorter copies than this are done before a worker would have begun.
+const SHARED_BYTES_MIN: usize = 64 << 10;
+
+/// Bytes that workers copy for each that this thread does, which has the sockets to serve as well.
+const WORKERS_SHARE: usize = 2;
+
+/// Copies within memory that one turn of the loop has submitted, so that the next goes to who has less to do: a worker does it
+/// on another processor while this thread does the first.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shares {
+    own_bytes: usize,
+    workers_bytes: usize,
+}
+
+impl Shares {
+    /// Whose hand copies so many bytes. The first copy is this thread's, so one that comes alone wakes nobody.
+    fn next(&mut self, bytes: usize) -> Hand {
+        if bytes < SHARED_BYTES_MIN {
+            return Hand::Own;
         }
+        if self.workers_bytes + bytes <= self.own_bytes * WORKERS_SHARE {
+            self.workers_bytes += bytes;
+            return Hand::Worker;
+        }
+        self.own_bytes += bytes;
+        Hand::Own
     }
 }
 
@@ -82,17 +104,26 @@ impl Operation {
         matches!(self, O::Recv { .. } | O::Send { .. } | O::Accept | O::Event { .. } | O::HangUp)
     }
 
+    /// Who does it.
+    fn hand(&self, shares: &mut Shares) -> Hand {
+        match self {
+            Operation::Read { hand: Hand::Either, buf, skip, .. } => shares.next(buf.len() - skip),
+            Operation::Write { hand: Hand::Either, data, .. } => shares.next(data.left),
+            Operation::Read { hand, .. } | Operation::Write { hand, .. } => *hand,
+            _ => Hand::Own,
+        }
+    }
+
     /// The submission entry: its addresses lie in `self`, or in what `self` owns.
     fn entry(&mut self, fd: Fd) -> squeue::Entry {
         match self {
-            Operation::Read { buf, skip, offset, hand } => {
+            Operation::Read { buf, skip, offset, .. } => {
                 let rest = &mut buf[*skip..];
-                let read = opcode::Read::new(fd, rest.as_mut_ptr(), rest.len() as u32);
-                read.offset(*offset).build().flags(hand.flags())
+                opcode::Read::new(fd, rest.as_mut_ptr(), rest.len() as u32).offset(*offset).build()
             }
-            Operation::Write { data, offset, durable, hand } => {
+            Operation::Write { data, offset, durable, .. } => {
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                let entry = match data.fill() {
+                match data.fill() {
                     [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32)
                         .offset(*offset)
                         .rw_flags(flags)
@@ -101,8 +132,7 @@ impl Operation {
                         .offset(*offset)
                         .rw_flags(flags)
                         .build(),
-                };
-                entry.flags(hand.flags())
+                }
             }
             Operation::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             Operation::Fallocate { offset, len, mode } => {
@@ -343,7 +373,13 @@ fn submit(local: &Local, operation: Operation, file: Descriptor, waker: Waker) -
     let slot = table.entries.vacant_entry();
     let user_data = user_data(slot.key(), generation);
     let entry = slot.insert(Entry { generation, state: State::InFlight(waker), operation, _file: file });
-    let sqe = entry.operation.entry(fd).user_data(user_data);
+    let mut shares = local.shares.get();
+    let flags = match entry.operation.hand(&mut shares) {
+        Hand::Own | Hand::Either => squeue::Flags::empty(),
+        Hand::Worker => squeue::Flags::ASYNC,
+    };
+    local.shares.set(shares);
+    let sqe = entry.operation.entry(fd).flags(flags).user_data(user_data);
     // SAFETY: the table's entry owns the descriptor and all that `Operation::entry` took the address of, at places that
     // do not move, until `OpTable::complete`; nothing else gets at them before (a `Buf` is exclusive, a `Slice` does
     // not change, the boxes are private). If the table goes first, it leaks the entry.
@@ -457,6 +493,16 @@ pub(super) async fn read_event(local: &Rc<Local>, file: &Descriptor) -> Result<(
 mod tests {
     use super::*;
     use crate::io::Pool;
+
+    #[test]
+    fn copies_are_shared_with_workers_where_there_are_several() {
+        let mut shares = Shares::default();
+        let mut whose = |bytes| shares.next(bytes);
+        assert_eq!(whose(1 << 20), Hand::Own, "a lone copy wakes nobody");
+        assert_eq!([whose(1 << 20), whose(1 << 20)], [Hand::Worker; 2]);
+        assert_eq!([whose(1 << 20), whose(4096)], [Hand::Own; 2]);
+        assert_eq!(whose(128 << 10), Hand::Worker);
+    }
 
     fn receive_into(table: &mut OpTable, buf: Buf, state: State) -> usize {
         let file = Rc::new(std::fs::File::open("/dev/null").unwrap());

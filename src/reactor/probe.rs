@@ -62,6 +62,8 @@ pub(super) struct Geometry {
     pub write_protected: bool,
     /// Whoever submits an operation on it may be made to wait, whatever was asked for: a file on FUSE.
     pub submission_waits: bool,
+    /// Operations on it are copies, done within their submission: a file on tmpfs.
+    pub in_memory: bool,
 }
 
 /// A block device, opened with O_DIRECT.
@@ -95,6 +97,7 @@ pub(super) fn block_device(file: &File) -> Result<Geometry> {
         direct: true,
         write_protected,
         submission_waits: false,
+        in_memory: false,
     })
 }
 
@@ -126,6 +129,7 @@ pub(super) fn plain_file(file: &File) -> Result<Geometry> {
         direct: block_bytes.is_some(),
         write_protected: false,
         submission_waits: filesystem == FUSE_SUPER_MAGIC,
+        in_memory: filesystem == TMPFS_MAGIC,
     })
 }
 

@@ -65,7 +65,7 @@ fn mdadm_agrees_with_what_create_wrote() {
             has("Device Role", &format!("Active device {slot}"));
             has("Array State", &"A".repeat(count));
             if level != 1 {
-                has("Chunk Size", "512K");
+                has("Chunk Size", if level >= 4 && level != 10 { "128K" } else { "512K" });
             }
             if level != 0 {
                 has("Internal Bitmap", "from superblock");

@@ -55,9 +55,9 @@ pub struct Options {
     /// MiB of each member.
     #[arg(long, default_value_t = 512)]
     size: u64,
-    /// Chunk of the RAID 5 and the RAID 6, as raidctl takes it.
-    #[arg(long, default_value = "512K")]
-    chunk: String,
+    /// Chunk of the RAID 5 and the RAID 6, as raidctl takes it [default: raidd's].
+    #[arg(long)]
+    chunk: Option<String>,
     /// raidd's --reactors, outside of the job that compares them [default: raidd's].
     #[arg(long)]
     reactors: Option<usize>,
@@ -189,7 +189,8 @@ impl Options {
         for (what, which) in description {
             text += &format!("- {what}: {which}\n");
         }
-        let sizes = format!("members of {} MiB, chunk {}", self.size, self.chunk);
+        let chunk = self.chunk.as_deref().unwrap_or("as raidd chooses it");
+        let sizes = format!("members of {} MiB, chunk {chunk}", self.size);
         text += &format!(
             "- run: {} rounds of {} s a cell, {sizes}; {minutes:.0} minutes in all\n\n{}{}",
             self.rounds,
@@ -218,8 +219,8 @@ impl Block<'_> {
         for ((array, _, _), paths) in ARRAYS.into_iter().zip(&self.members.arrays) {
             let level = array.trim_start_matches("raid");
             let mut arguments = vec!["create", array, "--level", level, "--init", "assume-clean", "--force"];
-            if array != "raid1" {
-                arguments.extend(["--chunk", &self.options.chunk]);
+            if let Some(chunk) = self.options.chunk.as_ref().filter(|_| array != "raid1") {
+                arguments.extend(["--chunk", chunk]);
             }
             let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
             arguments.extend(paths.iter().map(|path| &**path));
