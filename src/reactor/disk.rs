@@ -58,13 +58,12 @@ impl Disk {
         Disk(Rc::new(Inner { local, file, identity, geometry, info, zeroes_itself, surveyor }))
     }
 
-    fn hand(&self) -> Hand {
-        let geometry = &self.0.geometry;
-        match (geometry.submission_waits, geometry.in_memory) {
-            (true, _) => Hand::Worker,
-            (false, true) => Hand::Either,
-            (false, false) => Hand::Own,
-        }
+    fn reader(&self) -> Hand {
+        if self.0.geometry.submission_waits { Hand::Worker } else { Hand::Own }
+    }
+
+    fn writer(&self) -> Hand {
+        if self.0.geometry.in_memory { Hand::Either } else { self.reader() }
     }
 
     /// Which disk it is.
@@ -127,7 +126,7 @@ impl Device for Disk {
         while done < buf.len() {
             let at = offset_bytes + done as u64;
             let result;
-            (result, buf) = op::read(&self.0.local, &self.0.file, at, buf, done, self.hand()).await;
+            (result, buf) = op::read(&self.0.local, &self.0.file, at, buf, done, self.reader()).await;
             match result {
                 Ok(0) if at >= self.0.geometry.content_bytes => {
                     buf[done..].fill(0);
@@ -152,7 +151,7 @@ impl Device for Disk {
             let at = end - data.left() as u64;
             let result;
             (result, data) =
-                op::write(&self.0.local, &self.0.file, at, data, fua == Fua::Yes, self.hand()).await;
+                op::write(&self.0.local, &self.0.file, at, data, fua == Fua::Yes, self.writer()).await;
             match result {
                 Ok(0) => return Err(IoError::new(IoErrorKind::Media, "short write: the disk takes no more")),
                 Ok(_) => {}

@@ -49,7 +49,9 @@ pub(super) enum Hand {
     /// A worker's from the start: for files that make whoever submits wait all the same (FUSE, for an inode's lock), which
     /// would hold up everything that lives on this thread.
     Worker,
-    /// Either's, as [`Shares`] says: for files in memory, where an operation is a copy that is done within its submission.
+    /// Either's, as [`Shares`] says: for writes to files in memory, which are copies that are done within their submission.
+    /// Not for reads: who has read goes on to use the bytes, so they had better be in this processor's cache (checks took
+    /// twice as long with it).
     Either,
 }
 
@@ -107,7 +109,6 @@ impl Operation {
     /// Who does it.
     fn hand(&self, shares: &mut Shares) -> Hand {
         match self {
-            Operation::Read { hand: Hand::Either, buf, skip, .. } => shares.next(buf.len() - skip),
             Operation::Write { hand: Hand::Either, data, .. } => shares.next(data.left),
             Operation::Read { hand, .. } | Operation::Write { hand, .. } => *hand,
             _ => Hand::Own,
