@@ -361,6 +361,7 @@ mod tests {
             tuning: None,
             last_scrub_unix_seconds: None,
             device: None,
+            redundancy: None,
             traffic: None,
         }
     }

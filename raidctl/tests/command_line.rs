@@ -58,6 +58,10 @@ impl Operator for Fake {
         Ok(Reply::Array(Box::new(array(&name, &warnings))))
     }
 
+    fn started(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
     fn events(&self) -> (Vec<api::Event>, Option<tokio::sync::broadcast::Receiver<api::Event>>) {
         (vec![event(1, "NewArray"), event(2, "Fail")], None)
     }
@@ -99,6 +103,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         tuning: None,
         last_scrub_unix_seconds: None,
         device: None,
+        redundancy: None,
         traffic: None,
     }
 }
@@ -115,7 +120,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control.sock");
         let operator = Arc::new(Fake::default());
-        let server = control::start(control::bind(&socket).unwrap(), Arc::clone(&operator)).unwrap();
+        let server = control::start(control::bind(&socket).unwrap(), None, Arc::clone(&operator)).unwrap();
         World { socket, operator, server: Some(server), _folder: folder }
     }
 

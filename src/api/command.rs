@@ -206,7 +206,7 @@ pub struct CreateArray {
     pub name: String,
     /// `0`, `1`, `4`, `5`, `6` or `10`, with or without `raid` before it. See [`CreateArray::level_number`].
     pub level: String,
-    /// Bytes a chunk. Default: 512 KiB.
+    /// Bytes a chunk. Default: 128 KiB where there is parity, else 512 KiB.
     #[serde(default)]
     pub chunk_bytes: Option<u64>,
     /// md's name of the layout: `left-symmetric`, `n2`, ... Default: left-symmetric for RAID 5 and 6, near 2 for RAID 10.

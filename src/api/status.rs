@@ -67,6 +67,9 @@ pub struct Status {
     /// The block device of this machine that it is attached as: `/dev/nbd0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// How many more members may fail, whichever they are, before data is out of reach; none while the array does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redundancy: Option<u16>,
     /// What has been read and written; none while the array does not run.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
     pub traffic: Option<Traffic>,
@@ -158,6 +161,11 @@ pub struct SyncStatus {
 }
 
 impl SyncStatus {
+    /// Bytes that did not agree in the last or running check.
+    pub const fn mismatched_bytes(&self) -> u64 {
+        self.mismatches * 512
+    }
+
     /// Nothing goes on. `mismatches` is that of the last check, 0 if there was none.
     pub const fn idle(mismatches: u64) -> SyncStatus {
         SyncStatus {
@@ -331,6 +339,7 @@ mod tests {
             tuning: None,
             last_scrub_unix_seconds: None,
             device: None,
+            redundancy: None,
             traffic: None,
         }
     }

@@ -9,8 +9,10 @@
 //! - A client that follows events holds up nobody: what it is too slow for it misses.
 //! - Requests are at most [`BODY_BYTES_MAX`] long and [`CONNECTIONS_MAX`] clients are connected at a time; more of them
 //!   wait in the socket's backlog.
+//! - Who connects to the port for metrics can do nothing but read them.
 //! - It runs on a thread of its own ([`start`]), so a slow client costs nobody anything.
 
+mod metrics;
 mod routes;
 mod server;
 mod socket;
@@ -18,6 +20,7 @@ mod socket;
 mod tests;
 
 use std::future::Future;
+use std::time::Duration;
 
 pub use routes::router;
 pub use server::{Server, serve, start};
@@ -37,6 +40,9 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub trait Operator: Send + Sync + 'static {
     /// Does it, and answers when it is done. A returned [`Problem`] says in one line what, why, and what to do.
     fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, Problem>> + Send;
+
+    /// When it was started, since 1970.
+    fn started(&self) -> Duration;
 
     /// What has happened so far, oldest first, and what happens from now on, with nothing in between. The latter ends
     /// when the daemon stops; none: it is stopping.

@@ -18,6 +18,7 @@
 //! | `POST /v1/arrays/{name}/detach` | detach; body `{"force":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
+//! | `GET /metrics` | list | 200, Prometheus' text format |
 //! | `GET /healthz` | | 200, whenever the server lives |
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
@@ -37,7 +38,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{BODY_BYTES_MAX, Operator};
+use super::{BODY_BYTES_MAX, Operator, metrics};
 use crate::api::{
     AssembleArray, AttachArray, Command, CreateArray, Event, Fault, Problem, ProblemCode, Reply, Scrub,
     Status, Tuning, check_path,
@@ -47,6 +48,7 @@ use crate::api::{
 pub fn router<O: Operator>(operator: Arc<O>) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_of::<O>))
         .route("/v1/events", get(events::<O>))
         .route("/v1/arrays", get(list::<O>).post(create::<O>))
         // An array may well be called `scan`: GET asks for that one.
@@ -69,6 +71,17 @@ pub fn router<O: Operator>(operator: Arc<O>) -> Router {
         .route("/v1/arrays/{name}/attach", post(attach::<O>))
         .route("/v1/arrays/{name}/detach", post(detach::<O>))
         .route("/v1/arrays/{name}/inject", post(inject::<O>))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(operator)
+}
+
+/// What is served where nothing may be changed and nothing asked: metrics, and whether the server lives.
+pub(super) fn metrics_router<O: Operator>(operator: Arc<O>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_of::<O>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -135,6 +148,15 @@ struct InjectBody {
 
 async fn healthz() -> Response {
     json(StatusCode::OK, "application/json", &serde_json::json!({ "status": "ok" }))
+}
+
+async fn metrics_of<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    let started = operator.started();
+    let Reply::Arrays(arrays) = operator.execute(Command::List).await? else {
+        unreachable!("a list answers with arrays");
+    };
+    let headers = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, metrics::text(&arrays, started)).into_response())
 }
 
 #[derive(Deserialize)]

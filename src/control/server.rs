@@ -1,25 +1,23 @@
-//! The thread that serves the control socket: one runtime, started and stopped as a whole.
+//! The thread that serves the control socket, and metrics: one runtime, started and stopped as a whole.
 //!
 //! Stopping is orderly and bounded: nobody is accepted any more, requests under way get [`GRACE`] to end, then the
 //! connections are cut. So a client that sends half a request cannot keep the daemon from stopping.
 
 use std::future::Future;
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::serve::Listener;
-use tokio::net::UnixStream;
-use tokio::net::unix::SocketAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::routes::metrics_router;
 use super::{CONNECTIONS_MAX, ControlSocket, Operator, router};
 
 /// What requests under way get when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// What is waited after the kernel refused to accept, as it does when file descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A control server on its own thread.
 #[derive(Debug)]
@@ -40,18 +38,26 @@ impl Server {
     }
 }
 
-/// Serves `socket` on a thread of its own.
+/// Serves `socket` on a thread of its own; and `metrics`, which listens, to whom they are all that is served.
 ///
 /// # Errors
 /// The kernel gives no thread or no runtime.
-pub fn start<O: Operator>(socket: ControlSocket, operator: Arc<O>) -> io::Result<Server> {
+pub fn start<O: Operator>(
+    socket: ControlSocket,
+    metrics: Option<TcpListener>,
+    operator: Arc<O>,
+) -> io::Result<Server> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (shutdown, told) = oneshot::channel();
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-        runtime.block_on(serve(socket, operator, async {
+        runtime.block_on(async move {
+            if let Some(metrics) = metrics {
+                tokio::spawn(serve_metrics(metrics, operator.clone()));
+            }
             // A dropped sender is a dropped server: stop as well.
-            let _told = told.await;
-        }))
+            let told = async { told.await.unwrap_or(()) };
+            serve(socket, operator, told).await
+        })
     })?;
     Ok(Server { shutdown, thread })
 }
@@ -68,10 +74,7 @@ pub async fn serve<O: Operator>(
 ) -> io::Result<()> {
     let listener = socket.listener.try_clone()?;
     listener.set_nonblocking(true)?;
-    let listener = Limited {
-        listener: tokio::net::UnixListener::from_std(listener)?,
-        slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-    };
+    let listener = Limited::new(tokio::net::UnixListener::from_std(listener)?);
     let (stopping, grace_starts) = oneshot::channel();
     let served = axum::serve(listener, router(operator)).with_graceful_shutdown(async move {
         shutdown.await;
@@ -91,40 +94,52 @@ pub async fn serve<O: Operator>(
     }
 }
 
+/// For as long as the runtime lives: whoever only reads metrics can be cut off at any moment.
+async fn serve_metrics<O: Operator>(listener: TcpListener, operator: Arc<O>) {
+    let served = async {
+        listener.set_nonblocking(true)?;
+        let listener = Limited::new(tokio::net::TcpListener::from_std(listener)?);
+        axum::serve(listener, metrics_router(operator)).await
+    };
+    if let Err(error) = served.await {
+        tracing::error!(%error, "metrics are not served any more");
+    }
+}
+
 /// A listener that accepts no more clients than there are slots.
-struct Limited {
-    listener: tokio::net::UnixListener,
+struct Limited<L> {
+    listener: L,
     slots: Arc<Semaphore>,
 }
 
-impl Listener for Limited {
-    type Io = Slotted;
-    type Addr = SocketAddr;
+impl<L> Limited<L> {
+    fn new(listener: L) -> Limited<L> {
+        Limited { listener, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+}
 
-    async fn accept(&mut self) -> (Slotted, SocketAddr) {
+impl<L: Listener> Listener for Limited<L> {
+    type Io = Slotted<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Slotted<L::Io>, L::Addr) {
         let slot = match self.slots.clone().acquire_owned().await {
             Ok(slot) => slot,
             Err(_closed) => std::future::pending().await, // nobody closes it
         };
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, address)) => return (Slotted { stream, _slot: slot }, address),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a control client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        // axum logs what goes wrong, and tries again in a while.
+        let (stream, address) = self.listener.accept().await;
+        (Slotted { stream, _slot: slot }, address)
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 }
 
 /// A connection and its slot.
-struct Slotted {
-    stream: UnixStream,
+struct Slotted<S> {
+    stream: S,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -139,7 +154,7 @@ mod passing {
 
     use super::Slotted;
 
-    impl AsyncRead for Slotted {
+    impl<S: AsyncRead + Unpin> AsyncRead for Slotted<S> {
         fn poll_read(
             mut self: Pin<&mut Self>,
             context: &mut Context<'_>,
@@ -149,7 +164,7 @@ mod passing {
         }
     }
 
-    impl AsyncWrite for Slotted {
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Slotted<S> {
         fn poll_write(
             mut self: Pin<&mut Self>,
             context: &mut Context<'_>,

@@ -47,6 +47,10 @@ impl Operator for Fake {
         Ok(Reply::Array(Box::new(array(&name))))
     }
 
+    fn started(&self) -> Duration {
+        Duration::from_secs(1_795_215_773)
+    }
+
     fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>) {
         (vec![event(1, "NewArray"), event(2, "Fail")], None)
     }
@@ -88,6 +92,7 @@ fn array(name: &str) -> Status {
         tuning: None,
         last_scrub_unix_seconds: None,
         device: None,
+        redundancy: None,
         traffic: None,
     }
 }
@@ -104,7 +109,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let operator = Arc::new(Fake::default());
-        let server = start(bind(&path).unwrap(), Arc::clone(&operator)).unwrap();
+        let server = start(bind(&path).unwrap(), None, Arc::clone(&operator)).unwrap();
         Fixture { path, operator, server: Some(server), _folder: folder }
     }
 
@@ -432,4 +437,29 @@ fn wait_until(condition: impl Fn() -> bool) {
         assert!(began.elapsed() < Duration::from_secs(20), "it never came");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+#[test]
+fn metrics_are_text_that_prometheus_reads() {
+    let fixture = Fixture::new();
+    let answer = fixture.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("content-type: text/plain; version=0.0.4"),
+        "{answer}"
+    );
+    for line in [
+        "# TYPE raidd_array_size_bytes gauge",
+        "raidd_array_size_bytes{array=\"vol0\"} 1073741824",
+        "raidd_array_health{array=\"vol1\",health=\"optimal\"} 1",
+        "raidd_array_health{array=\"vol1\",health=\"degraded\"} 0",
+        "raidd_array_sync_action{action=\"idle\",array=\"vol0\"} 1",
+        "raidd_start_time_seconds 1795215773",
+    ] {
+        assert!(answer.lines().any(|found| found == line), "{line}: {answer}");
+    }
+    // What is not known is left out, not called 0.
+    assert!(
+        !answer.contains("raidd_array_redundancy_members{")
+            && !answer.contains("raidd_array_client_bytes_total{")
+    );
 }

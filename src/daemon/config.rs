@@ -19,7 +19,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 use serde::{Deserialize, Deserializer};
 
 use self::listeners::{ListenerDefaults, ListenerEntry};
-pub use self::listeners::{NbdAddress, NbdListener, SocketMode, TlsMode};
+pub use self::listeners::{MetricsAddress, NbdAddress, NbdListener, SocketMode, TlsMode};
 use super::access::{AccessRules, ExportRules};
 use crate::api::{default_control_path, parse_size};
 use crate::tls::TlsFiles;
@@ -54,6 +54,7 @@ Every option is also a key of the file, written with `_` for `-`:
   nbd = [\"unix:/run/raidd/nbd.sock\", \"tcp:127.0.0.1:10809\"]
   state_dir = \"/var/lib/raidd\"
   mdadm_conf = \"/etc/mdadm/mdadm.conf.d/raidd.conf\"
+  metrics = \"127.0.0.1:9273\"
   reactors = 2
   memory = \"512M\"
   log = \"debug\"
@@ -116,6 +117,10 @@ struct Options {
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     nbd_list: Option<Switch>,
 
+    /// Where monitoring reads /metrics and /healthz, over HTTP, and nothing else [default: on the control socket only]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<MetricsAddress>,
+
     /// Folder in which raidd remembers which arrays to start [default: /var/lib/raidd as root, $XDG_STATE_HOME/raidd
     /// otherwise]
     #[arg(long, value_name = "PATH")]
@@ -174,6 +179,7 @@ struct ConfigFile {
     nbd_list: Option<bool>,
     #[serde(default)]
     exports: BTreeMap<String, ExportRules>,
+    metrics: Option<MetricsAddress>,
     state_dir: Option<PathBuf>,
     mdadm_conf: Option<PathBuf>,
     reactors: Option<usize>,
@@ -196,6 +202,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Who may see and use which export.
     pub access: AccessRules,
+    /// Where metrics are read, beside the control socket.
+    pub metrics: Option<MetricsAddress>,
     /// The folder of what is remembered; absolute.
     pub state_dir: PathBuf,
     /// Where mdadm is told which arrays to ignore, if anywhere; absolute.
@@ -403,6 +411,7 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
         nbd,
         tls,
         access,
+        metrics: options.metrics.or(file.metrics),
         state_dir,
         mdadm_conf,
         reactors,

@@ -87,6 +87,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     });
     let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
     inherited.finish()?;
+    let metrics = config.metrics.as_ref().map(|address| {
+        let why = || {
+            format!(
+                "cannot listen on {address} for metrics: is another server there? choose another --metrics"
+            )
+        };
+        std::net::TcpListener::bind(&address.0).with_context(why)
+    });
+    let metrics = metrics.transpose()?;
 
     if config.enable_fault_injection {
         tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");
@@ -102,7 +111,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let service = service.clone();
         reactors[0].post(move || service.listen(listener, &config)).context("cannot listen")?;
     }
-    let server = control::start(socket, operator.clone()).context("cannot serve the control socket")?;
+    let server =
+        control::start(socket, metrics, operator.clone()).context("cannot serve the control socket")?;
     let upkeep = known.spawn(upkeep::run(operator.clone()));
     let keeping = known.spawn(attach::keep(operator.clone()));
     tell_systemd(&[sd_notify::NotifyState::Ready]);

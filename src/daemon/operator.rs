@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use tokio::sync::broadcast;
@@ -51,6 +51,8 @@ pub struct Operator {
     pub(super) ends: Ends,
     pub(super) events: EventLog,
     next_id: AtomicU64,
+    /// When raidd was started, since 1970.
+    started: Duration,
     /// Why arrays that should run do not, by UUID.
     waiting: Mutex<HashMap<String, String>>,
 }
@@ -109,6 +111,7 @@ impl Operator {
             injectable: config.enable_fault_injection,
             ends: Ends::default(),
             next_id: AtomicU64::new(1),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             waiting: Mutex::default(),
         }
     }
@@ -578,6 +581,10 @@ impl Operator {
 }
 
 impl control::Operator for Operator {
+    fn started(&self) -> Duration {
+        self.started
+    }
+
     fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>) {
         self.events.subscribe()
     }

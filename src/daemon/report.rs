@@ -78,6 +78,7 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
         }),
         last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
         device: None,
+        redundancy: Some(facts.redundancy),
         traffic: Some(Traffic {
             client_read_bytes: facts.client_bytes.0,
             client_written_bytes: facts.client_bytes.1,
@@ -202,7 +203,7 @@ pub fn inactive(last: &Status, why: Option<String>) -> Status {
     status.nbd_uri = None;
     status.connections = 0;
     status.sync = SyncStatus::idle(0);
-    (status.sync_paused, status.tuning) = (false, None);
+    (status.sync_paused, status.tuning, status.redundancy) = (false, None, None);
     status.warnings = why.into_iter().collect();
     for member in &mut status.members {
         member.state = MemberState::Missing;

@@ -6,9 +6,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use futures_util::future::join_all;
-
 use super::array::{Array, cut_slices, sectors};
+use super::join::join_each;
 use super::member::{Member, MemberState};
 use super::mutant::{self, Mutant};
 use super::plan::Trust;
@@ -68,7 +67,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 reads.push(self.read_extent(extent, buf, &avoid));
                 buf = rest;
             }
-            let (pieces, lost): (Vec<_>, Vec<_>) = join_all(reads).await.into_iter().partition(Result::is_ok);
+            let (pieces, lost): (Vec<_>, Vec<_>) =
+                join_each(reads.into_iter()).await.into_iter().partition(Result::is_ok);
             if lost.is_empty() {
                 return Ok(pieces.into_iter().flatten().reduce(Buf::join).expect("a read has a piece"));
             }
@@ -184,7 +184,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let part = cut_slices(&data, from, extent.len.bytes());
             self.write_extent(extent, part, fua)
         });
-        join_all(writes.collect::<Vec<_>>()).await.into_iter().collect()
+        join_each(writes).await.into_iter().collect()
     }
 
     /// Writes all copies of an extent. Its rows are locked.
@@ -200,7 +200,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             async move { (member.clone(), own, member.write(sector, data, fua).await) }
         });
         self.check_writable()?;
-        let written = join_all(writes.collect::<Vec<_>>()).await;
+        let written = join_each(writes).await;
         if !written.iter().any(|(member, ..)| member.in_sync()) {
             return Err(OUT_OF_REACH);
         }
@@ -302,7 +302,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let result = self.read_member(&member, sector, buf).await;
             (member, sector, result)
         });
-        join_all(reads.collect::<Vec<_>>()).await
+        join_each(reads).await
     }
 }
 

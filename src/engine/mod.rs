@@ -34,6 +34,7 @@ mod error;
 mod events;
 mod extents;
 mod gather;
+mod join;
 mod load;
 mod locks;
 mod member;

@@ -39,6 +39,8 @@ pub struct ArrayStatus {
     pub is_protected: bool,
     /// How much redundancy is left.
     pub health: Health,
+    /// How many more members may fail, whichever they are.
+    pub redundancy: u16,
     /// One a slot.
     pub members: Vec<MemberStatus>,
     /// The others.
@@ -138,6 +140,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             read_only: state.read_only.clone(),
             is_protected: state.is_protected,
             health: self.health(),
+            redundancy: self.redundancy(),
             members: self.member_statuses(),
             spares: self
                 .roster

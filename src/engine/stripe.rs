@@ -9,9 +9,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use futures_util::future::join_all;
-
 use super::array::{Array, cut_slices, sectors};
+use super::join::join_each;
 use super::member::Member;
 use super::mutant::{self, Mutant};
 use super::plan::{self, Cell, Method, OutOfReach, Place, Situation};
@@ -91,7 +90,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let mut changes = self.changes();
         loop {
             let reads = self.read_pieces(parity, sectors(offset_bytes), buf, &avoid);
-            let (pieces, lost): (Vec<_>, Vec<_>) = join_all(reads).await.into_iter().partition(Result::is_ok);
+            let (pieces, lost): (Vec<_>, Vec<_>) =
+                join_each(reads.into_iter()).await.into_iter().partition(Result::is_ok);
             if lost.is_empty() {
                 return Ok(pieces.into_iter().flatten().reduce(Buf::join).expect("a read has a piece"));
             }
@@ -305,7 +305,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             (place, slot, result)
         });
         let mut complete = true;
-        for (place, slot, result) in join_all(reads).await {
+        for (place, slot, result) in join_each(reads).await {
             match result {
                 Ok(buf) => band.put(place, buf),
                 Err(_) => {
@@ -339,7 +339,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             at = stop;
         }
         // Every stripe's write is seen through to its end, whatever becomes of the others.
-        join_all(writes).await.into_iter().collect()
+        join_each(writes.into_iter()).await.into_iter().collect()
     }
 
     /// Writes `part` (bytes, counted from the stripe's beginning in the array) of a stripe.
@@ -511,7 +511,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             }
         });
         self.check_writable()?;
-        let results = join_all(writes).await;
+        let results = join_each(writes).await;
         self.settle(&rows, results, consistent)
     }
 }

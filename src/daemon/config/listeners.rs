@@ -1,4 +1,5 @@
-//! The sockets that NBD clients connect to: where they are, who may open them, whether TLS is spoken on them.
+//! The sockets that NBD clients connect to: where they are, who may open them, whether TLS is spoken on them; and the one
+//! that metrics are read from.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -272,6 +273,41 @@ impl fmt::Display for NbdAddress {
 
 impl<'de> Deserialize<'de> for NbdAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NbdAddress, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where metrics are read: `HOST:PORT`, as it is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(pub String);
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MetricsAddress, String> {
+        let is_host = |host: &str| match host.strip_prefix('[') {
+            Some(inner) => inner.ends_with(']'),
+            None => !host.is_empty() && !host.contains(':'),
+        };
+        match text.rsplit_once(':') {
+            Some((host, port)) if is_host(host) && port.parse().is_ok_and(|port: u16| port > 0) => {
+                Ok(MetricsAddress(text.to_owned()))
+            }
+            _ => Err(format!(
+                "metrics address {text:?} cannot be read: write HOST:PORT, or [ADDRESS]:PORT for IPv6"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricsAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MetricsAddress, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }

@@ -59,6 +59,7 @@ fn roots_defaults() {
             nbd: vec![plain("unix:/run/raidd/nbd.sock")],
             tls: None,
             access: everybody(),
+            metrics: None,
             state_dir: "/var/lib/raidd".into(),
             mdadm_conf: None,
             reactors: 4,
@@ -125,6 +126,7 @@ fn options_win_over_environment_over_file() {
             nbd: vec![plain("tcp:[::1]:10809")],
             tls: None,
             access: everybody(),
+            metrics: None,
             state_dir: "/f/state".into(),
             mdadm_conf: None,
             reactors: 3,
@@ -165,6 +167,7 @@ fn options_win_over_environment_over_file() {
             nbd: vec![plain("unix:/o/nbd"), plain("tcp:localhost:1")],
             tls: None,
             access: everybody(),
+            metrics: None,
             state_dir: "/o/state".into(),
             mdadm_conf: None,
             reactors: 1,
@@ -211,7 +214,8 @@ fn what_is_wrong_is_said_in_one_line() {
 #[test]
 fn a_bad_file_is_named_with_its_line() {
     for (text, line, fragment) in [
-        ("reactors = 1\nmetrics = \"x\"\n", 2, "unknown field `metrics`"),
+        ("reactors = 1\nmetrics = \"x\"\n", 2, "metrics address \"x\""),
+        ("reactors = 1\nmetric = \"x\"\n", 2, "unknown field `metric`"),
         ("\n\nmemory = \"many\"\n", 3, "size \"many\""),
         ("memory = true\n", 1, "neither a number nor a text"),
         ("assemble_wait = \"soon\"\n", 1, "time \"soon\""),
@@ -240,9 +244,22 @@ fn a_bad_file_is_named_with_its_line() {
 fn help_shows_an_example_and_nothing_that_is_not_there() {
     let Ok(Request::Print(help)) = read_with(&["--help"], &root()) else { panic!() };
     assert!(help.contains("Example:\n  raidd --control "), "{help}");
-    assert!(!help.contains("--metrics"));
     let Ok(Request::Print(version)) = read_with(&["--version"], &root()) else { panic!() };
     assert_eq!(version, format!("raidd {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn metrics_are_read_where_they_are_told() {
+    assert_eq!(config(&[], &root()).metrics, None);
+    for address in ["127.0.0.1:9273", "[::1]:9273", "localhost:1"] {
+        assert_eq!(config(&["--metrics", address], &root()).metrics.unwrap().to_string(), address);
+    }
+    let (_folder, path) = with_file("metrics = \"10.0.0.1:80\"\n");
+    assert_eq!(config(&["--config", &path], &root()).metrics.unwrap().to_string(), "10.0.0.1:80");
+    assert_eq!(config(&["--config", &path, "--metrics", "h:1"], &root()).metrics.unwrap().to_string(), "h:1");
+    for address in ["9273", ":9273", "host:0", "host:99999", "::1:9273", "[::1:9273"] {
+        assert!(error(&["--metrics", address], &root()).contains("metrics address"), "{address}");
+    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ enum Command {
     Load(LoadArguments),
     /// Measures everything, and prints and writes the tables.
     Run(Box<run::Options>),
+    /// Prints and writes the tables of several runs together.
+    Merge(run::Merge),
 }
 
 #[derive(Args)]
@@ -82,6 +84,7 @@ impl LoadArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Load(load) => load.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Run(options) => {
             let outcome = process::end_all_on_signal().and_then(|()| options.run());
             process::end_all();

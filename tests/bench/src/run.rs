@@ -98,6 +98,58 @@ impl Options {
     }
 }
 
+/// What several runs have measured, to be told together.
+#[derive(Args, Clone)]
+pub struct Merge {
+    /// What `run --out` has written, of each run.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Folder on the disk that was measured.
+    #[arg(long, default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Put the tables into this document and the plot beside it.
+    #[arg(long)]
+    docs: Option<PathBuf>,
+}
+
+impl Merge {
+    /// Writes the tables: medians of all rounds of all runs. They were made on this machine, of the commit that is checked out.
+    pub fn run(self) -> Result<()> {
+        let mut samples = Samples::default();
+        let mut rounds = Vec::new();
+        for path in &self.runs {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let one: Vec<Sample> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+            rounds.push(one.iter().map(|sample| sample.round + 1).max().unwrap_or(0).to_string());
+            samples.0.extend(one);
+        }
+        let run = format!("{} whole runs, of {} rounds", self.runs.len(), rounds.join(", "));
+        publish(self.docs.as_deref(), &machine::describe(&self.dir)?, &run, &samples)
+    }
+}
+
+/// Prints the tables, and puts them into a document.
+fn publish(
+    docs: Option<&Path>,
+    description: &[(String, String)],
+    run: &str,
+    samples: &Samples,
+) -> Result<()> {
+    let rows = rows::rows(samples);
+    let mut text = format!("{}\n![Ratio by target](performance.svg)\n\n", report::summary(&rows, samples));
+    for (what, which) in description {
+        text += &format!("- {what}: {which}\n");
+    }
+    text += &format!("- run: {run}\n\n{}{}", report::ratios(&rows), report::absolutes(samples));
+    println!("\n{text}");
+    let Some(path) = docs else { return Ok(()) };
+    let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    fs::write(path, report::splice(&document, &text)?)?;
+    fs::write(path.with_file_name("performance.svg"), plot::svg(&rows))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
 /// One kind of members with everything that serves them.
 pub struct Block<'a> {
     /// What to measure.
@@ -147,7 +199,12 @@ impl Options {
             options.run_block(*kind, &mut samples, &mut out)?;
         }
         let minutes = began.elapsed().as_secs_f64() / 60.0;
-        options.publish(&description, &samples, minutes)
+        let chunk = options.chunk.as_deref().unwrap_or("as raidd chooses it");
+        let run = format!(
+            "{} rounds of {} s a cell, members of {} MiB, chunk {chunk}; {minutes:.0} minutes in all",
+            options.rounds, options.seconds, options.size,
+        );
+        publish(options.docs.as_deref(), &description, &run, &samples)
     }
 
     fn run_block(&self, kind: Kind, samples: &mut Samples, out: &mut Option<File>) -> Result<()> {
@@ -179,31 +236,6 @@ impl Options {
         block.daemon.stop();
         // The next block wants the room.
         crate::process::end_all();
-        Ok(())
-    }
-
-    fn publish(&self, description: &[(String, String)], samples: &Samples, minutes: f64) -> Result<()> {
-        let rows = rows::rows(samples);
-        let mut text =
-            format!("{}\n![Ratio by target](performance.svg)\n\n", report::summary(&rows, samples));
-        for (what, which) in description {
-            text += &format!("- {what}: {which}\n");
-        }
-        let chunk = self.chunk.as_deref().unwrap_or("as raidd chooses it");
-        let sizes = format!("members of {} MiB, chunk {chunk}", self.size);
-        text += &format!(
-            "- run: {} rounds of {} s a cell, {sizes}; {minutes:.0} minutes in all\n\n{}{}",
-            self.rounds,
-            self.seconds,
-            report::ratios(&rows),
-            report::absolutes(samples)
-        );
-        println!("\n{text}");
-        let Some(path) = &self.docs else { return Ok(()) };
-        let document = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        fs::write(path, report::splice(&document, &text)?)?;
-        fs::write(path.with_file_name("performance.svg"), plot::svg(&rows))?;
-        println!("written to {}", path.display());
         Ok(())
     }
 
