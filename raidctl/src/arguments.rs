@@ -90,6 +90,16 @@ Example:
         name: Option<String>,
     },
 
+    /// Whether all is well, for monitoring: one line with figures; exit status 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    ///
+    /// A plugin for Nagios, Icinga, Zabbix and what else calls their plugins. CRITICAL: an array does not run, data is out of
+    /// reach, or a member is missing and none is being filled. WARNING: one is, or `status` has something to tell.
+    #[command(after_help = "Example:\n  raidctl check\n  raidctl check vol0")]
+    Check {
+        /// The array; all of them if none is named
+        name: Option<String>,
+    },
+
     /// The same as `status`, again and again: on a terminal a full-screen view until `q`, else one after the other
     #[command(
         after_help = "Example:\n  raidctl watch vol0\n  raidctl watch --interval 5s --count 10 | tee log"

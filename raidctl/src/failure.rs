@@ -12,6 +12,8 @@ pub enum Failure {
     Failed(String),
     /// It failed and has said so already; status 1.
     Said,
+    /// It was done, and what it found is not good; this status, and no line.
+    Told(u8),
     /// Whoever read the output has gone; nothing is left to do, and nothing is wrong.
     OutputClosed,
 }
@@ -31,6 +33,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => 2,
             Failure::Failed(_) | Failure::Said => 1,
+            Failure::Told(status) => *status,
             Failure::OutputClosed => 0,
         }
     }
@@ -41,7 +44,7 @@ impl Failure {
             Failure::Usage(line) | Failure::Failed(line) => {
                 Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
             }
-            Failure::Said | Failure::OutputClosed => None,
+            Failure::Said | Failure::Told(_) | Failure::OutputClosed => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! - `arguments`: what may be typed
 //! - `request`: one request to the daemon
 //! - `render`, `quantity`: arrays and numbers for people
+//! - `check`: what monitoring asks
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
 //! - `wait`: until an array is at rest
@@ -11,6 +12,7 @@
 //! - `failure`: exit status and the line on stderr
 
 mod arguments;
+mod check;
 mod demo;
 mod examine;
 mod failure;
@@ -66,6 +68,25 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) }
         }
         Command::Status { name } => output(picture(&Daemon::at(control)?, name.as_deref(), json)?.as_bytes()),
+        Command::Check { name } => {
+            let asked = Daemon::at(control).and_then(|daemon| match &name {
+                Some(name) => Ok(vec![daemon.status(name)?]),
+                None => daemon.list(),
+            });
+            let verdict = match asked {
+                Ok(arrays) => check::Verdict::of(&arrays),
+                Err(failure) => check::Verdict::unknown(failure.line().unwrap_or_default()),
+            };
+            if json {
+                document(&verdict)?;
+            } else {
+                output(verdict.line().as_bytes())?;
+            }
+            match verdict.level {
+                check::Level::Ok => Ok(()),
+                level => Err(Failure::Told(level.status())),
+            }
+        }
         Command::Watch { name, interval, count } => {
             let daemon = Daemon::at(control)?;
             let between = if json { "" } else { "\n" };

@@ -408,3 +408,22 @@ fn member() -> Vec<u8> {
     bytes[start..][..encoded.len()].copy_from_slice(&encoded);
     bytes
 }
+
+#[test]
+fn check_is_a_plugin() {
+    let world = World::new();
+    let all = world.run(&["check"]);
+    assert_eq!((all.status, all.stderr.as_str()), (0, ""), "{}", all.stdout);
+    assert!(
+        all.stdout.starts_with("RAID OK - vol0 raid1 optimal; vol1 raid1 optimal | 'vol0_missing'=0"),
+        "{}",
+        all.stdout
+    );
+    assert_eq!(world.run(&["check", "--json", "vol0"]).status, 0);
+    // Whatever keeps it from telling is told in the same way.
+    for arguments in [&["check", "gone"][..], &["--control", "/nowhere/control.sock", "check"]] {
+        let unknown = world.run(arguments);
+        assert_eq!((unknown.status, unknown.stderr.as_str()), (3, ""), "{}", unknown.stdout);
+        assert!(unknown.stdout.starts_with("RAID UNKNOWN - "), "{}", unknown.stdout);
+    }
+}

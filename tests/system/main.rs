@@ -16,6 +16,7 @@ mod load;
 mod maps;
 mod mdadm_conf;
 mod members;
+mod metrics;
 mod mounted;
 mod pki;
 mod ppl;

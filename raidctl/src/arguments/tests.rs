@@ -170,6 +170,7 @@ fn only_what_is_there_is_offered() {
             "stop",
             "list",
             "status",
+            "check",
             "watch",
             "fail",
             "remove",
