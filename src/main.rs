@@ -5,10 +5,6 @@ use std::process::ExitCode;
 
 use raidd::daemon::config::{self, Environment, Request};
 
-/// A write still allocates for each of its stripes' parts; glibc takes twice as long for that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let config = match config::read(std::env::args_os(), &Environment::of_this_process()) {
         Ok(Request::Run(config)) => config,

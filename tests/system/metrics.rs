@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use raidd::api::Health;
+use serde_json::Value;
 
 use super::disks::{Disks, MIB, noise};
 use super::harness::{Home, need};
@@ -119,8 +121,18 @@ fn prometheus_reads_all_of_it_and_finds_nothing_to_complain_of() {
     home.shell(&format!("promtool check metrics < {}", file.display())).ok();
 
     let own = free_port();
+    let contrib = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let alerts = contrib.join("prometheus/alerts.yml");
+    home.shell(&format!(
+        "cd {} && promtool test rules alerts.test.yml",
+        contrib.join("prometheus").display()
+    ))
+    .ok();
     let config = format!(
-        "scrape_configs:\n- job_name: raidd\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\n  static_configs:\n  - targets: ['127.0.0.1:{port}']\n"
+        "global: {{scrape_interval: 100ms, scrape_timeout: 100ms, evaluation_interval: 100ms}}\n\
+         rule_files: ['{}']\n\
+         scrape_configs:\n- job_name: raidd\n  static_configs:\n  - targets: ['127.0.0.1:{port}']\n",
+        alerts.display()
     );
     std::fs::write(home.path("prometheus.yml"), config).unwrap();
     let mut command = Command::new("prometheus");
@@ -129,16 +141,44 @@ fn prometheus_reads_all_of_it_and_finds_nothing_to_complain_of() {
     command.arg(format!("--web.listen-address=127.0.0.1:{own}"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _prometheus = Prometheus(command.spawn().unwrap());
-    let query = |what: &str| {
-        let url = format!("http://127.0.0.1:{own}/api/v1/query");
-        home.shell(&format!("curl -sS --data-urlencode 'query={what}' {url}")).stdout
+    let ask = |path: &str| -> Value {
+        let answer = home.shell(&format!("curl -sS http://127.0.0.1:{own}/api/v1/{path}")).stdout;
+        serde_json::from_str(&answer).unwrap_or_default()
     };
-    let has = |what: &str, answer: &str| comes_true(|| query(what).contains(answer));
-    assert!(has("up", "\"1\"]"), "{}", query("up"));
+    let query = |what: &str| {
+        ask(&format!("query --get --data-urlencode '{}'", format!("query={what}").replace('\'', "")))
+    };
+    let finds = |what: &str| {
+        comes_true(|| query(what)["data"]["result"].as_array().is_some_and(|found| !found.is_empty()))
+    };
+    assert!(finds("up == 1"), "{}", query("up"));
     // Every family that is there is known to it, with its values.
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
-        let what = format!("count({family}) > 0");
-        assert!(has(&what, "\"value\":["), "{what}: {}", query(&what));
+        assert!(finds(family), "{family}: {}", query(family));
     }
+    let dashboard = std::fs::read_to_string(contrib.join("grafana/raidd.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets: Vec<_> = panels.flat_map(|panel| panel["targets"].as_array().unwrap()).collect();
+    assert!(targets.len() > 10, "{targets:?}");
+    // Something has been written and scrubbed, so each of its queries has something to show.
+    let mut client = home.client("vol0");
+    home.ok("scrub vol0");
+    home.wait_idle("vol0");
+    for target in targets {
+        let what = target["expr"].as_str().unwrap().replace("$array", ".*").replace("$__rate_interval", "5m");
+        client.write(0, &noise(1, MIB as usize)).unwrap();
+        // What is shown while a resync runs cannot be waited for: it is understood.
+        let is_seen =
+            if what.contains("sync_total") { query(&what)["status"] == "success" } else { finds(&what) };
+        assert!(is_seen, "{what}: {}", query(&what));
+    }
+    let evaluated = || {
+        let rules = ask("rules");
+        let rules = rules["data"]["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
+        !rules.is_empty() && rules.iter().all(|rule| rule["health"] == "ok")
+    };
+    assert!(comes_true(evaluated), "{}", ask("rules"));
+    drop(client);
     raidd.terminate();
 }
