@@ -7,9 +7,11 @@
 use raidd::api::{ArrayState, Health, MemberState, Status, SyncAction};
 use serde::Serialize;
 
+use crate::render;
+
 /// As plugins say it; the greatest of several counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[serde(into = "&'static str")]
 pub enum Level {
     /// Nothing to be seen to.
     Ok,
@@ -39,6 +41,12 @@ impl Level {
             Level::Critical => "CRITICAL",
             Level::Unknown => "UNKNOWN",
         }
+    }
+}
+
+impl From<Level> for &'static str {
+    fn from(level: Level) -> &'static str {
+        level.word()
     }
 }
 
@@ -106,16 +114,18 @@ fn judge(array: &Status) -> Judged {
     let mut reasons: Vec<(Level, String)> = Vec::new();
     let mut say = |level, why: String| reasons.push((level, why));
     let is_filled = array.sync.action == SyncAction::Recovery && !array.sync_paused;
-    let missing = array.members.iter().filter(|member| member.state != MemberState::InSync).count();
-    let percent = (array.sync.done_bytes as f64 / array.sync.total_bytes.max(1) as f64 * 100.0).min(100.0);
+    // One that replaces a member stands beside it, in the same slot.
+    let holders = || array.members.iter().filter(|member| member.state != MemberState::Replacing);
+    let (all, missing) =
+        (holders().count(), holders().filter(|member| member.state != MemberState::InSync).count());
+    let percent = render::percent(&array.sync);
     match (array.state, array.health) {
         (ArrayState::Inactive, _) => say(Level::Critical, "it does not run".to_owned()),
         (_, Health::Failed) => say(Level::Critical, "data is out of reach".to_owned()),
         (_, Health::Degraded) if is_filled => {
-            say(Level::Warning, format!("a member is being filled, {percent:.0} % done"));
+            say(Level::Warning, format!("a member is being filled, {percent} done"));
         }
         (_, Health::Degraded) => {
-            let all = array.members.len();
             say(
                 Level::Critical,
                 format!("{missing} of {all} members missing, and nothing is being done about it"),
@@ -124,7 +134,7 @@ fn judge(array: &Status) -> Judged {
         (_, Health::Optimal) => {}
     }
     if array.sync.action == SyncAction::Resync {
-        say(Level::Warning, format!("redundancy is being made right, {percent:.0} % done"));
+        say(Level::Warning, format!("redundancy is being made right, {percent} done"));
     }
     if array.sync.mismatches > 0 && array.sync.action != SyncAction::Resync {
         say(Level::Warning, format!("{} sectors disagree", array.sync.mismatches));
@@ -137,14 +147,14 @@ fn judge(array: &Status) -> Judged {
     let errors: u64 = array.members.iter().map(|member| member.read_errors + member.write_errors).sum();
     let corrected: u64 = array.members.iter().map(|member| member.corrected_errors).sum();
     let mut figures = vec![
-        format!("'{name}_missing'={missing};;;0;{}", array.members.len()),
+        format!("'{name}_missing'={missing};;;0;{all}"),
         format!("'{name}_errors'={errors}c"),
         format!("'{name}_corrected'={corrected}c"),
         format!("'{name}_mismatches'={};;;0", array.sync.mismatches),
     ];
     figures.extend(array.redundancy.map(|left| format!("'{name}_redundancy'={left};;;0")));
     if array.sync.action != SyncAction::Idle {
-        figures.push(format!("'{name}_sync'={percent:.1}%;;;0;100"));
+        figures.push(format!("'{name}_sync'={percent};;;0;100"));
     }
     Judged {
         name: name.clone(),
@@ -214,7 +224,9 @@ mod tests {
         };
         let verdict = Verdict::of(&[array(filled)]);
         assert_eq!(verdict.level, Level::Warning);
-        assert!(verdict.line().contains("25 % done") && verdict.line().contains("'vol0_sync'=25.0%;;;0;100"));
+        assert!(
+            verdict.line().contains("25.0% done") && verdict.line().contains("'vol0_sync'=25.0%;;;0;100")
+        );
         let held = Verdict::of(&[array(|array| {
             filled(array);
             array.sync_paused = true;
@@ -230,11 +242,19 @@ mod tests {
             (|array| array.sync.mismatches = 8, Level::Warning),
             (|array| array.sync.action = SyncAction::Resync, Level::Warning),
             (|array| array.sync.action = SyncAction::Check, Level::Ok),
+            (
+                |array| {
+                    let new = Member { state: MemberState::Replacing, ..array.members[0].clone() };
+                    array.members.push(new);
+                },
+                Level::Ok,
+            ),
             (|array| array.warnings.push("something | else\n".to_owned()), Level::Warning),
         ] {
             let verdict = Verdict::of(&[array(change)]);
             assert_eq!(verdict.level, level, "{verdict:?}");
             let line = verdict.line();
+            assert!(line.contains("'vol0_missing'=0;;;0;4 "), "{line}");
             assert!(line.matches('\n').count() == 1 && line.matches('|').count() == 1, "{line}");
         }
     }

@@ -255,7 +255,8 @@ fn progress(sync: &SyncStatus) -> String {
     )
 }
 
-fn percent(sync: &SyncStatus) -> String {
+/// How much of a sync action is done: `45.0%`.
+pub fn percent(sync: &SyncStatus) -> String {
     let tenths = part(sync, 1000);
     format!("{}.{}%", tenths / 10, tenths % 10)
 }

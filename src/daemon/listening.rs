@@ -1,4 +1,4 @@
-//! The sockets that NBD clients connect to, from the configuration to a descriptor that listens.
+//! The sockets that NBD clients connect to, and the one that metrics are read from: from the configuration to a descriptor that listens.
 //!
 //! Invariants:
 //! - Only what is a socket, and nobody's any more, is replaced.
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 
-use super::config::{NbdAddress, NbdListener};
+use super::config::{MetricsAddress, NbdAddress, NbdListener};
 
 /// How long a socket of a dead daemon may still seem to live.
 const SOCKET_WAIT: Duration = Duration::from_secs(5);
@@ -37,6 +37,13 @@ pub fn bind(listener: &NbdListener) -> anyhow::Result<(OwnedFd, Option<PathBuf>)
             Ok((listener.into(), None))
         }
     }
+}
+
+/// Where metrics are read, listening.
+pub fn bind_metrics(address: &MetricsAddress) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(&address.0).with_context(|| {
+        format!("cannot listen on {address} for metrics: is another server there? choose another --metrics")
+    })
 }
 
 fn find_group(name: &str) -> anyhow::Result<Gid> {

@@ -87,15 +87,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     });
     let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
     inherited.finish()?;
-    let metrics = config.metrics.as_ref().map(|address| {
-        let why = || {
-            format!(
-                "cannot listen on {address} for metrics: is another server there? choose another --metrics"
-            )
-        };
-        std::net::TcpListener::bind(&address.0).with_context(why)
-    });
-    let metrics = metrics.transpose()?;
+    let metrics = config.metrics.as_ref().map(listening::bind_metrics).transpose()?;
 
     if config.enable_fault_injection {
         tracing::warn!("fault injection is enabled: whoever may use the control socket can corrupt members");

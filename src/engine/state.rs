@@ -9,7 +9,7 @@ use super::mutant::{self, Mutant};
 use super::plan::Trust;
 use super::ranges::RowSet;
 use crate::io::{Device, IoError, IoErrorKind, Runtime};
-use crate::layout::{Extent, Geometry, Level};
+use crate::layout::{Geometry, Level};
 use crate::units::{EventCount, MemberSlot, Sector};
 
 const READ_ONLY: IoError = IoError::new(IoErrorKind::ReadOnly, "the array is read-only");
@@ -117,25 +117,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// How many more members may fail, whichever they are, before data is out of reach. Parity that awaits a resync stands in
     /// for nobody; copies that do still hold what they hold.
     pub fn redundancy(&self) -> u16 {
-        let present = self.present(None);
-        if !self.geometry.survives(&present) {
-            return 0;
-        }
         let left = match &self.geometry {
             Geometry::Parity(_) if self.state.borrow().resync.is_some() => 0,
-            Geometry::Parity(parity) => {
-                let missing = present.iter().filter(|&&present| !present).count();
-                parity.parity_count() - missing
-            }
-            Geometry::Copies(copies) => {
-                // Which members hold a chunk's copies comes round again after as many chunks as there are members.
-                let chunk = copies.chunk().unwrap_or(Sector(1));
-                let once_round = Sector(chunk.0 * u64::from(copies.slots())).min(copies.array_sectors());
-                let holders = |extent: Extent| {
-                    extent.copies.iter().filter(|place| present[usize::from(place.slot.0)]).count()
-                };
-                copies.extents(Sector::ZERO, once_round).map(holders).min().unwrap_or(0).saturating_sub(1)
-            }
+            geometry => geometry.redundancy(&self.present(None)),
         };
         u16::try_from(left).expect("no more copies than members")
     }

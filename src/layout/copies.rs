@@ -139,6 +139,16 @@ impl Copies {
         }
     }
 
+    /// Copies that members which are present hold of the sector that has the fewest.
+    pub(super) fn fewest_copies(&self, present: &[bool]) -> usize {
+        // Who holds a chunk's copies comes round again after as many chunks as there are members.
+        let chunk = self.chunk().unwrap_or(Sector(1));
+        let once_round = Sector(chunk.0 * u64::from(self.slots)).min(self.array);
+        let held =
+            |extent: Extent| extent.copies.iter().filter(|place| present[usize::from(place.slot.0)]).count();
+        self.extents(Sector::ZERO, once_round).map(held).min().unwrap_or(0)
+    }
+
     /// The copies of an array sector, and how many sectors follow it contiguously on all of them.
     fn locate(&self, array: u64) -> (Places, u64) {
         match &self.plan {

@@ -221,6 +221,19 @@ impl Geometry {
             }
         }
     }
+
+    /// How many more members may be lost, whichever they are, so that the array still survives. Panics as `survives` does.
+    pub fn redundancy(&self, present: &[bool]) -> usize {
+        if !self.survives(present) {
+            return 0;
+        }
+        match self {
+            Geometry::Parity(parity) => {
+                parity.parity_count() - present.iter().filter(|present| !**present).count()
+            }
+            Geometry::Copies(copies) => copies.fewest_copies(present) - 1,
+        }
+    }
 }
 
 fn check_slots(level: Level, slots: u16, least: u16, most: u16) -> Result<(), LayoutError> {

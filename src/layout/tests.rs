@@ -161,6 +161,21 @@ proptest! {
     }
 
     #[test]
+    fn redundancy_is_what_any_more_of_them_may_cost(
+        shape in prop_oneof![arb_copies_shape(), arb_parity_shape()], lost: u32,
+    ) {
+        let geometry = Geometry::new(&shape).unwrap();
+        let slots = usize::from(shape.slots).min(31);
+        let set = |missing: u32| (0..shape.slots).map(|slot| missing >> slot & 1 == 0).collect::<Vec<bool>>();
+        prop_assume!(usize::from(shape.slots) <= 12);
+        let lost = lost & ((1 << slots) - 1);
+        // Every set of members that could be lost on top, by its size.
+        let more = (0u32..1 << slots).filter(|more| more & lost == 0 && !geometry.survives(&set(lost | more)));
+        let fatal = more.map(u32::count_ones).min();
+        prop_assert_eq!(geometry.redundancy(&set(lost)) as u32, fatal.unwrap_or(0).saturating_sub(1));
+    }
+
+    #[test]
     fn stripes_are_what_the_naive_model_has(shape in arb_parity_shape()) {
         let parity = parity(&shape);
         prop_assert_eq!(parity.stripe_count(), shape.member.0 / shape.chunk.0);
