@@ -157,6 +157,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 written: 0,
                 recorded: None,
                 distrusts,
+                unflushed: !options.fresh,
                 settling: false,
                 flush_lost: false,
             }),

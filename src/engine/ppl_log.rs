@@ -370,6 +370,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let Some(logs) = self.logs.as_ref().filter(|logs| logs.standing() == Standing::Found) else {
             return Ok(());
         };
+        // Parity is about to be made of them, and the log that could make it again is about to go.
+        self.make_findings_durable().await?;
         let members = self.live_seated();
         let results = join_all(members.iter().map(|member| self.write_replayed(member))).await;
         for (member, result) in members.iter().zip(results) {

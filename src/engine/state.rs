@@ -91,6 +91,9 @@ pub(super) struct State {
     /// A member's superblock claims rows that are not believed since the start. Until all superblocks have been written once
     /// they say dirty: one that a crash leaves a generation behind would be believed again.
     pub distrusts: bool,
+    /// What was read of the members at the start may be in their caches alone, where a daemon that was killed has left it.
+    /// They are flushed before anything is built on it.
+    pub unflushed: bool,
     /// The task that marks an idle array clean is running.
     pub settling: bool,
     /// A flush of the last usable copy has failed; no later one may say otherwise.

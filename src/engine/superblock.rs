@@ -5,7 +5,7 @@
 //! - All live members are written in parallel and waited for, in one lane; so their event counts are never more than one
 //!   apart, whenever a crash comes.
 //! - The event count only rises, and only when all survivors have taken it. One that a crash has left a generation behind
-//!   is given what it missed before there is another.
+//!   is given what it missed before there is another; and what was found at the start is durable before anything is built on it.
 //! - What members were believed to hold until a start that distrusts it is taken back by all of them before any says clean.
 //! - A generation that was given up half-way is followed by two: whoever took the first and has failed since must not
 //!   be as fresh as those who say so.
@@ -147,6 +147,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Gives members that missed the last generation before the array was assembled what the others have: would the next
     /// one be torn, too, they would be two behind, and stale.
     async fn catch_up(&self) -> Result<(), IoError> {
+        self.make_findings_durable().await?;
         let mut members = self.live_members();
         members.retain(|member| member.lags.get());
         if members.is_empty() {
@@ -163,6 +164,37 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         self.settle_metadata(failures.collect())?;
         members.iter().for_each(|member| member.lags.set(false));
         Ok(())
+    }
+
+    /// Flushes the members for the first time since the start. A superblock or a bit that was found may be one that a killed daemon
+    /// had under way: read from the disk's cache, and gone when the power fails. The next generation would be the second that
+    /// the member misses, and data would be written under a bit that is not there. The caller holds the lane.
+    pub(super) async fn make_findings_durable(&self) -> Result<(), IoError> {
+        if !self.state.borrow().unflushed {
+            return Ok(());
+        }
+        let members = self.live_members();
+        let results = join_all(members.iter().map(|member| member.flush())).await;
+        for (member, result) in members.iter().zip(results) {
+            if let Err(error) = result {
+                self.settle_flush(member, error)?;
+            }
+        }
+        self.state.borrow_mut().unflushed = false;
+        Ok(())
+    }
+
+    /// Decides what a failed flush means: its member fails, unless it is the last usable copy. Then the array takes no more writes,
+    /// and no later flush may say otherwise: what this one covered may be gone.
+    fn settle_flush(&self, member: &Rc<Member<D>>, error: IoError) -> Result<(), IoError> {
+        let is_needed = member.slot.get().is_some_and(|slot| member.in_sync() && !self.can_fail(slot));
+        if !is_needed {
+            self.fail_member(member, "it could not be flushed");
+            return Ok(());
+        }
+        self.stop_writing("the last usable copy could not be flushed");
+        self.state.borrow_mut().flush_lost = true;
+        Err(error)
     }
 
     /// Decides what failed metadata writes mean. True if members were failed, so that it must be written again.
@@ -263,19 +295,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 member.checkpoint.set(member.checkpoint.get().max(cursor.unwrap_or(Sector::ZERO)));
                 continue;
             };
-            match member.slot.get() {
-                _ if read_only => {
-                    // Nobody's state is changed any more, as that would have to be written.
-                    self.state.borrow_mut().flush_lost = true;
-                    lost = Some(error);
-                }
-                Some(slot) if member.in_sync() && !self.can_fail(slot) => {
-                    // A failed flush is never retried into success: what it covered may be gone.
-                    self.stop_writing("the last usable copy could not be flushed");
-                    self.state.borrow_mut().flush_lost = true;
-                    lost = Some(error);
-                }
-                _ => self.fail_member(member, "it could not be flushed"),
+            if read_only {
+                // Nobody's state is changed any more, as that would have to be written.
+                self.state.borrow_mut().flush_lost = true;
+                lost = Some(error);
+            } else if let Err(error) = self.settle_flush(member, error) {
+                lost = Some(error);
             }
         }
         match lost {

@@ -80,6 +80,65 @@ fn one_that_missed_a_generation_has_it_before_there_is_another() {
     }
 }
 
+/// What is on the disks of an array that has been filled and stopped.
+fn at_rest(shape: &Shape) -> Vec<Vec<u8>> {
+    let disk = |slot| Platter::garbage(slot, shape.data_offset() + (64 << 10), 512, slot);
+    let disks: Vec<_> = (0..shape.slots as u64).map(disk).collect();
+    let (world, stage, shape) = (World::new(0), disks.clone(), *shape);
+    let inside = world.clone();
+    world.run(async move {
+        let some: Vec<_> = stage.iter().cloned().map(Some).collect();
+        let array = create_array(&inside, &shape, &some, 512, true, false).await.unwrap();
+        let mut client = Client::new(array, &inside);
+        client.fill().await;
+        client.array.stop().await.unwrap();
+    });
+    disks.iter().map(|disk| disk.bytes().to_vec()).collect()
+}
+
+/// A daemon is killed when it has changed disks so often, so that what it had under way is in their caches alone; the next
+/// one writes the same, and after so many changes the power fails, which takes what was in the caches.
+fn killed_and_cut_off(at_rest: &[Vec<u8>], changes: [u64; 2], seed: u64) -> Vec<Platter> {
+    let disk = |(number, bytes): (usize, &Vec<u8>)| {
+        let disk = Platter::garbage(number as u64, bytes.len(), 512, 0);
+        disk.bytes_mut().copy_from_slice(bytes);
+        disk
+    };
+    let disks: Vec<_> = at_rest.iter().enumerate().map(disk).collect();
+    let dice = Random::new(seed);
+    for (era, changes) in changes.into_iter().enumerate() {
+        let (world, stage) = (World::new(seed + era as u64 * 1000), disks.clone());
+        let inside = world.clone();
+        let ended = world.live(async move {
+            let array = assemble_array(&inside, &stage, 512, AssembleOptions::default()).await.unwrap();
+            let mut client = Client::new(array, &inside);
+            inside.crash_after(changes);
+            let last = client.bytes.len() - 4096;
+            client.write(last, 4096, Fua::Yes).await.unwrap();
+            inside.crash_in(0);
+            inside.sleep(Duration::from_secs(1)).await;
+        });
+        assert!(matches!(ended, Ended::Crashed));
+        disks.iter().for_each(|disk| disk.abandon(&dice));
+    }
+    disks.iter().for_each(|disk| _ = disk.lose_cache(Luck::None, &dice));
+    disks
+}
+
+#[test]
+fn a_generation_that_a_killed_daemon_left_in_a_cache_is_flushed_before_there_is_another() {
+    let at_rest = at_rest(&RAID5);
+    for seed in 0..400 {
+        let disks = killed_and_cut_off(&at_rest, [seed % 20, seed / 20], seed);
+        let world = World::new(seed);
+        let inside = world.clone();
+        world.run(async move {
+            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+            assert_eq!(array.health(), Health::Optimal, "seed {seed}");
+        });
+    }
+}
+
 #[test]
 fn no_write_goes_where_one_to_the_last_copy_has_not_ended() {
     play(20, async |world, seed| {
