@@ -193,7 +193,7 @@ fn requests_cost_what_they_did() {
         let socket = connect(&reactor, folder.path(), level, members);
         let blocks = (MEMBER_BYTES as usize >> 1) / BLOCK;
         for (is_write, depth, allocations_max, calls_max) in
-            [(false, 1, 8.0, 5.0), (false, 32, 1.0, 0.5), (true, 32, 80.0, 2.5)]
+            [(false, 1, 8.0, 5.0), (false, 32, 1.0, 0.5), (true, 32, 32.0, 1.0)]
         {
             let mut load = Load::new(socket.try_clone().unwrap(), is_write, depth, blocks);
             let (allocations, calls) = load.count(&reactor, 400);

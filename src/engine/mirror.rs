@@ -178,7 +178,10 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             let old = |start: u64, buf: Buf| self.read_copies(copies, start, buf, Vec::new());
             square_edges(&part, &square, block, data.to_vec(), &mut edges, old).await?
         };
-        let extents = copies.extents(Sector(rows.start), Sector(rows.end - rows.start));
+        let mut extents = copies.extents(Sector(rows.start), Sector(rows.end - rows.start)).peekable();
+        if let Some(extent) = extents.next_if(|extent| extent.array + extent.len == Sector(rows.end)) {
+            return self.write_extent(extent, data, fua).await;
+        }
         let writes = extents.map(|extent| {
             let from = (extent.array.0 - rows.start) * crate::units::SECTOR_BYTES;
             let part = cut_slices(&data, from, extent.len.bytes());

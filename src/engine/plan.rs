@@ -10,6 +10,8 @@
 //! The cheapest that is possible *and allowed* is taken. What the rows' parity is worth decides what is allowed
 //! (DESIGN law 5), see [`Trust`].
 
+use smallvec::SmallVec;
+
 use super::mutant::{self, Mutant};
 
 /// What the parity, or the other copies, of some rows are worth.
@@ -46,7 +48,7 @@ pub(super) enum Place {
 /// All that matters for planning a band.
 #[derive(Clone, Debug)]
 pub(super) struct Situation {
-    pub data: Vec<Cell>,
+    pub data: SmallVec<[Cell; 16]>,
     pub p: Cell,
     pub q: Option<Cell>,
     pub trust: Trust,
@@ -65,12 +67,15 @@ pub(super) enum Method {
     Recover,
 }
 
+/// Mostly few, for which nothing is allocated.
+pub(super) type Places = SmallVec<[Place; 8]>;
+
 /// A way to write a band: what to read, then how to make parity. What to write is the same for all: every new data
 /// cell and every parity cell that is writable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WritePlan {
     pub method: Method,
-    pub reads: Vec<Place>,
+    pub reads: Places,
 }
 
 /// Too much is missing for what is asked.
@@ -96,12 +101,12 @@ impl Situation {
     }
 
     /// What to read to work out every data cell that cannot be read.
-    fn solution(&self) -> Result<Vec<Place>, OutOfReach> {
+    fn solution(&self) -> Result<Places, OutOfReach> {
         let lost = self.unreadable();
         if lost > 0 && self.trust == Trust::Unclean && !mutant::is(Mutant::RecoverUntrusted) {
             return Err(OutOfReach);
         }
-        let parities: Vec<_> = self.parities().filter(|(_, cell)| cell.readable).collect();
+        let parities: SmallVec<[_; 2]> = self.parities().filter(|(_, cell)| cell.readable).collect();
         if lost > parities.len() {
             return Err(OutOfReach);
         }
@@ -111,7 +116,7 @@ impl Situation {
 }
 
 /// What to read to work out the data cells that cannot be read.
-pub(super) fn read(situation: &Situation) -> Result<Vec<Place>, OutOfReach> {
+pub(super) fn read(situation: &Situation) -> Result<Places, OutOfReach> {
     situation.solution()
 }
 
@@ -119,7 +124,7 @@ pub(super) fn read(situation: &Situation) -> Result<Vec<Place>, OutOfReach> {
 pub(super) fn write(situation: &Situation) -> Result<WritePlan, OutOfReach> {
     let carried_by_parity = situation.data.iter().any(|cell| cell.new && !cell.writable);
     if situation.parities().all(|(_, cell)| !cell.writable) {
-        let plan = WritePlan { method: Method::DataOnly, reads: Vec::new() };
+        let plan = WritePlan { method: Method::DataOnly, reads: Places::new() };
         return if carried_by_parity { Err(OutOfReach) } else { Ok(plan) };
     }
     let candidates = [reconstruct(situation), modify(situation), recover(situation)];
@@ -128,7 +133,7 @@ pub(super) fn write(situation: &Situation) -> Result<WritePlan, OutOfReach> {
 }
 
 fn reconstruct(situation: &Situation) -> Option<WritePlan> {
-    let old: Vec<_> = situation.data.iter().enumerate().filter(|(_, cell)| !cell.new).collect();
+    let old: SmallVec<[_; 8]> = situation.data.iter().enumerate().filter(|(_, cell)| !cell.new).collect();
     if old.iter().any(|(_, cell)| !cell.readable) {
         return None;
     }
@@ -139,7 +144,7 @@ fn reconstruct(situation: &Situation) -> Option<WritePlan> {
 fn modify(situation: &Situation) -> Option<WritePlan> {
     let new = situation.data.iter().enumerate().filter(|(_, cell)| cell.new);
     let parities = situation.parities().filter(|(_, cell)| cell.writable);
-    let cells: Vec<_> = new.map(|(i, cell)| (Place::Data(i), *cell)).chain(parities).collect();
+    let cells: SmallVec<[_; 8]> = new.map(|(i, cell)| (Place::Data(i), *cell)).chain(parities).collect();
     let trusted = situation.trust == Trust::Consistent || mutant::is(Mutant::ModifyUntrusted);
     let allowed = trusted && cells.iter().all(|(_, cell)| cell.readable);
     allowed.then(|| WritePlan {
@@ -156,6 +161,7 @@ fn recover(situation: &Situation) -> Option<WritePlan> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smallvec::smallvec;
 
     const GOOD: Cell = Cell { readable: true, writable: true, new: false };
     const NEW: Cell = Cell { new: true, ..GOOD };
@@ -163,7 +169,7 @@ mod tests {
     const GONE_NEW: Cell = Cell { new: true, ..GONE };
 
     fn method(data: &[Cell], p: Cell, q: Option<Cell>, trust: Trust) -> Result<(Method, usize), OutOfReach> {
-        write(&Situation { data: data.to_vec(), p, q, trust }).map(|plan| (plan.method, plan.reads.len()))
+        write(&Situation { data: data.into(), p, q, trust }).map(|plan| (plan.method, plan.reads.len()))
     }
 
     #[test]
@@ -206,10 +212,10 @@ mod tests {
     #[test]
     fn lost_data_is_worked_out_from_as_little_as_will_do() {
         let lost_one =
-            Situation { data: vec![GONE, GOOD, GOOD], p: GOOD, q: Some(GOOD), trust: Trust::Consistent };
-        assert_eq!(read(&lost_one), Ok(vec![Place::Data(1), Place::Data(2), Place::P]));
+            Situation { data: smallvec![GONE, GOOD, GOOD], p: GOOD, q: Some(GOOD), trust: Trust::Consistent };
+        assert_eq!(read(&lost_one), Ok(smallvec![Place::Data(1), Place::Data(2), Place::P]));
         let lost_with_p = Situation { p: GONE, ..lost_one.clone() };
-        assert_eq!(read(&lost_with_p), Ok(vec![Place::Data(1), Place::Data(2), Place::Q]));
+        assert_eq!(read(&lost_with_p), Ok(smallvec![Place::Data(1), Place::Data(2), Place::Q]));
         let unclean = Situation { trust: Trust::Unclean, ..lost_one };
         assert_eq!(read(&unclean), Err(OutOfReach));
     }

@@ -32,8 +32,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         situation: &Situation,
         has_edge: bool,
     ) -> bool {
+        if !self.logs_writes() || !situation.p.writable {
+            return false;
+        }
         let new: Vec<usize> = (0..situation.data.len()).filter(|&i| situation.data[i].new).collect();
-        if !self.logs_writes() || new.len() < 2 || !situation.p.writable {
+        if new.len() < 2 {
             return false;
         }
         let is_here = |&i: &usize| situation.data[i].readable && self.will_be_there(stripe.data[i], rows);

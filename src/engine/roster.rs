@@ -9,6 +9,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::array::Array;
 use super::member::{Member, MemberState};
 use crate::io::{Device, Runtime};
@@ -194,7 +196,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// Rows, cut where members begin or cease to hold what they should. What one holds must not be worked out from parity
     /// because it lacks the rows beside it: on a new array parity may say something else.
-    pub(super) fn cut(&self, rows: Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn cut(&self, rows: Range<u64>) -> SmallVec<[Range<u64>; 1]> {
         split(rows.clone(), &self.cuts(&rows))
     }
 
@@ -206,7 +208,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 }
 
 /// A range, split at those of the cuts (ascending) that lie in it.
-pub(super) fn split(range: Range<u64>, cuts: &[u64]) -> Vec<Range<u64>> {
+pub(super) fn split(range: Range<u64>, cuts: &[u64]) -> SmallVec<[Range<u64>; 1]> {
     let first = cuts.partition_point(|&cut| cut <= range.start);
     let ends = cuts[first..].iter().copied().take_while(|&cut| cut < range.end).chain([range.end]);
     let mut at = range.start;

@@ -9,6 +9,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::array::{Array, cut_slices, sectors};
 use super::join::join_each;
 use super::member::Member;
@@ -18,7 +20,7 @@ use super::ppl_log::Logs;
 use super::solve::{self, Band};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Runtime, Slice};
 use crate::layout::{Parity, Stripe};
-use crate::units::{MemberSlot, Sector};
+use crate::units::{MemberSlot, Sector, StripeIndex};
 
 /// The error of data that redundancy cannot bring back.
 pub(super) const OUT_OF_REACH: IoError =
@@ -281,8 +283,11 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Scratch for a band: `count` buffers, all at once.
     pub(super) async fn band(&self, stripe: &Stripe, rows: &Range<u64>, count: usize) -> Band {
         let len = Sector(rows.end - rows.start).bytes() as usize;
-        let spare =
-            if count == 0 { Vec::new() } else { self.memory.scratch.alloc_all(&vec![len; count]).await };
+        let spare = if count == 0 {
+            Vec::new()
+        } else {
+            self.memory.scratch.alloc_all(&SmallVec::<[usize; 16]>::from_elem(len, count)).await
+        };
         Band { len, data: stripe.data.iter().map(|_| None).collect(), p: None, q: None, spare }
     }
 
@@ -295,7 +300,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         band: &mut Band,
         avoid: &mut Vec<MemberSlot>,
     ) -> bool {
-        let reads: Vec<_> =
+        let reads: SmallVec<[_; 4]> =
             places.iter().map(|&place| (place, slot_of(stripe, place), band.take())).collect();
         let reads = reads.into_iter().map(|(place, slot, buf)| async move {
             let result = match self.reader(slot, rows) {
@@ -328,12 +333,18 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let len: u64 = data.iter().map(|slice| slice.len() as u64).sum();
         let (mut at, end) = (offset_bytes, offset_bytes + len);
         let is_stream = self.gathering.note(&(at..end));
+        let index = at / width;
+        if end <= (index + 1) * width {
+            let (stripe, within) =
+                (parity.stripe(StripeIndex(index)), at - index * width..end - index * width);
+            return self.write_gathered(parity, stripe, within, data.to_vec(), is_stream, fua).await;
+        }
         let mut writes = Vec::new();
         while at < end {
             let index = at / width;
             let stop = end.min((index + 1) * width);
             let part = cut_slices(data, at - offset_bytes, stop - at);
-            let stripe = parity.stripe(crate::units::StripeIndex(index));
+            let stripe = parity.stripe(StripeIndex(index));
             let within = at - index * width..stop - index * width;
             writes.push(self.write_gathered(parity, stripe, within, part, is_stream, fua));
             at = stop;
@@ -412,7 +423,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         has_edge: bool,
         fua: Fua,
     ) -> Result<(), IoError> {
-        let is_new: Vec<bool> = new.iter().map(Option::is_some).collect();
+        let is_new: SmallVec<[bool; 16]> = new.iter().map(Option::is_some).collect();
         let mut avoid = Vec::new();
         let mut changes = self.changes();
         loop {
@@ -495,7 +506,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         consistent: bool,
         fua: Fua,
     ) -> Result<(), IoError> {
-        let mut cells: Vec<(MemberSlot, Slice)> = Vec::new();
+        let mut cells: SmallVec<[(MemberSlot, Slice); 4]> = SmallVec::new();
         cells.extend(stripe.data.iter().zip(new).filter_map(|(&slot, new)| Some((slot, new.clone()?))));
         cells.extend(band.p.filter(|_| p).map(|buf| (stripe.p, buf.freeze())));
         cells.extend(stripe.q.zip(band.q.filter(|_| q)).map(|(slot, buf)| (slot, buf.freeze())));
@@ -584,8 +595,8 @@ fn rows_of(stripe: &Stripe, chunk: u64, part: &Range<u64>) -> Range<u64> {
 
 /// Cuts a part of a stripe into bands: ranges of bytes within a chunk, in which every data chunk is wholly new or not
 /// touched, every new one is a single slice, and which are not larger than a window.
-fn bands(chunk: u64, part: &Range<u64>, data: &[Slice], window: u64) -> Vec<Range<u64>> {
-    let mut cuts = vec![part.start % chunk, (part.end - 1) % chunk + 1];
+fn bands(chunk: u64, part: &Range<u64>, data: &[Slice], window: u64) -> SmallVec<[Range<u64>; 1]> {
+    let mut cuts: SmallVec<[u64; 8]> = smallvec![part.start % chunk, (part.end - 1) % chunk + 1];
     let crosses = part.start / chunk != (part.end - 1) / chunk;
     if crosses {
         cuts.extend([0, chunk]);
@@ -603,7 +614,7 @@ fn bands(chunk: u64, part: &Range<u64>, data: &[Slice], window: u64) -> Vec<Rang
         let touches = |d: u64| (part.start..part.end).contains(&(d * chunk + from));
         (part.start / chunk..=(part.end - 1) / chunk).any(touches)
     };
-    let mut out = Vec::new();
+    let mut out = SmallVec::new();
     for pair in cuts.windows(2).filter(|pair| covered(pair[0])) {
         let starts = (pair[0]..pair[1]).step_by(window as usize);
         out.extend(starts.map(|start| start..pair[1].min(start + window)));
@@ -638,18 +649,18 @@ mod tests {
 
     #[test]
     fn a_write_within_a_chunk_is_one_band() {
-        assert_eq!(bands(65536, &(70000..70512), &slices(&[512]), 1 << 20), vec![4464..4976]);
+        assert_eq!(bands(65536, &(70000..70512), &slices(&[512]), 1 << 20).to_vec(), vec![4464..4976]);
     }
 
     #[test]
     fn a_whole_stripe_is_one_band() {
-        assert_eq!(bands(4096, &(0..12288), &slices(&[12288]), 1 << 20), vec![0..4096]);
+        assert_eq!(bands(4096, &(0..12288), &slices(&[12288]), 1 << 20).to_vec(), vec![0..4096]);
     }
 
     #[test]
     fn a_gap_between_the_ends_of_a_write_is_no_band() {
         // The last half page of one chunk and the first quarter of the next.
-        assert_eq!(bands(4096, &(2048..5120), &slices(&[3072]), 1 << 20), vec![0..1024, 2048..4096]);
+        assert_eq!(bands(4096, &(2048..5120), &slices(&[3072]), 1 << 20)[..], [0..1024, 2048..4096]);
     }
 
     proptest! {

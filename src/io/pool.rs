@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
+use smallvec::SmallVec;
 
 use super::buddy::Buddies;
 use super::buf::Buf;
@@ -189,7 +190,7 @@ impl Arena {
     }
 
     fn take_all(self: &Arc<Self>, state: &mut State, lens: &[usize]) -> Option<Vec<Buf>> {
-        let mut pages = Vec::with_capacity(lens.len());
+        let mut pages: SmallVec<[usize; 16]> = SmallVec::with_capacity(lens.len());
         for &len in lens {
             match state.buddies.take(order_of(len)) {
                 Some(page) => pages.push(page),

@@ -125,6 +125,12 @@ impl<S: Stream, R: Clock> Inbox<S, R> {
         self.start += count;
     }
 
+    /// Fills a buffer with the next bytes, which are there.
+    pub(super) fn take_received(&mut self, buf: &mut [u8]) {
+        buf.copy_from_slice(&self.available()[..buf.len()]);
+        self.start += buf.len();
+    }
+
     /// The next `N` bytes (a page at most), once they are there.
     pub(super) async fn take<const N: usize>(&mut self) -> Result<[u8; N], SessionEnd> {
         const { assert!(N <= PAGE_BYTES) };

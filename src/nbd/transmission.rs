@@ -57,7 +57,8 @@ where
     D: Device + Clone + 'static,
     R: Runtime,
 {
-    /// Takes a READ that has come and whose place and memory are free. None, with nothing changed, for all else.
+    /// Takes a READ, or a WRITE with its payload, that has come and whose place and memory are free. None, with nothing changed,
+    /// for all else.
     fn take_at_once(&mut self) -> Option<Result<(), SessionEnd>> {
         let session = &self.session;
         let terms = &session.terms;
@@ -68,25 +69,49 @@ where
             framing => Request::parse(framing, self.inbox.peek::<{ Framing::Simple.request_bytes() }>()?),
         };
         let request = request?;
-        let Ok(Command::Read(range)) = Command::new(&request, terms) else { return None };
+        let command = Command::new(&request, terms).ok()?;
         if session.halt.is_stopped() {
             return None;
         }
-        let block_bytes = terms.read_block_bytes;
-        let mut pieces = read_pieces(range, block_bytes);
-        let piece = pieces.pop().filter(|_| pieces.is_empty())?;
-        let reserved_bytes = reserved_bytes(&[piece.len]);
-        if !session.try_admit(reserved_bytes) {
+        let (header_bytes, block_bytes) = (terms.framing.request_bytes(), terms.read_block_bytes);
+        match command {
+            Command::Read(range) => {
+                let mut pieces = read_pieces(range, block_bytes);
+                let piece = pieces.pop().filter(|_| pieces.is_empty())?;
+                let (reserved_bytes, buf) = self.reserve_at_once(piece.len)?;
+                self.inbox.only_header = None;
+                self.inbox.advance(header_bytes);
+                let work = Work::Read { range, block_bytes, pieces: Few::from_buf([(piece, buf)]) };
+                Some(self.start(&request, reserved_bytes, work))
+            }
+            Command::Write(range, fua) if !may_lack_payload(&request, terms.framing) => {
+                let behind_header = (self.inbox.received_bytes() - header_bytes) as u64;
+                let mut lens = write_lens(range);
+                let len = lens.pop().filter(|_| lens.is_empty() && range.len_bytes <= behind_header)?;
+                let (reserved_bytes, buf) = self.reserve_at_once(len)?;
+                self.inbox.only_header = None;
+                self.inbox.advance(header_bytes);
+                let mut bufs = without_leads(range, Few::from_buf([buf]));
+                let mut buf = bufs.pop().expect("a buffer for each piece");
+                self.inbox.take_received(&mut buf);
+                let work = Work::Write { range, payload: vec![buf.freeze()], fua };
+                Some(self.start(&request, reserved_bytes, work))
+            }
+            _ => None,
+        }
+    }
+
+    /// Place and memory for a request of one buffer, if both are free: the bytes that count for it, and the buffer.
+    fn reserve_at_once(&self, len: usize) -> Option<(usize, Buf)> {
+        let reserved_bytes = reserved_bytes(&[len]);
+        if !self.session.try_admit(reserved_bytes) {
             return None;
         }
-        let Some(buf) = session.pools.payloads.try_alloc(piece.len) else {
-            session.release(1, reserved_bytes);
-            return None;
-        };
-        self.inbox.only_header = None;
-        self.inbox.advance(terms.framing.request_bytes());
-        let work = Work::Read { range, block_bytes, pieces: Few::from_buf([(piece, buf)]) };
-        Some(self.start(&request, reserved_bytes, work))
+        let buf = self.session.pools.payloads.try_alloc(len);
+        if buf.is_none() {
+            self.session.release(1, reserved_bytes);
+        }
+        Some((reserved_bytes, buf?))
     }
 
     async fn take_request(&mut self) -> Result<(), SessionEnd> {

@@ -27,6 +27,7 @@ use io_uring::types::{CancelBuilder, Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use nix::errno::Errno;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::executor::Local;
 use super::ring::Completion;
@@ -165,7 +166,8 @@ pub(super) struct Gather {
     index: usize,
     skip: usize,
     left: usize,
-    iovecs: Vec<libc::iovec>,
+    /// Mostly one, for which nothing is allocated; in a box with the rest, so that the kernel may read them where they are.
+    iovecs: SmallVec<[libc::iovec; 1]>,
     header: libc::msghdr,
 }
 
@@ -174,7 +176,7 @@ impl Gather {
         let left = slices.iter().map(|slice| slice.len()).sum();
         // SAFETY: msghdr is plain C data, for which all zeroes mean "nothing".
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Gather { slices, index: 0, skip: 0, left, iovecs: Vec::new(), header })
+        Box::new(Gather { slices, index: 0, skip: 0, left, iovecs: SmallVec::new(), header })
     }
 
     /// Bytes that are still to be written.
