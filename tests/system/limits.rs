@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::disks::{Disks, MIB, noise};
-use super::harness::{Home, Raidd, skip};
+use super::disks::{Disks, Loop, MIB, noise};
+use super::harness::{Home, Raidd, need, skip};
 
 #[test]
 fn bad_options_are_explained() {
@@ -91,6 +91,49 @@ fn memory_has_a_limit_and_everyone_is_served() {
     println!("raidd --memory 32M, {CLIENTS} clients at once: at most {} MiB resident", peak >> 20);
     assert!(peak <= 32 * MIB + FIXED_BYTES_MAX, "{peak} bytes resident");
     raidd.terminate();
+}
+
+/// What an array costs does not follow its size: its members are sparse, and hold 15 TiB each.
+#[test]
+fn a_hundred_terabytes_take_no_more_memory_than_a_few() {
+    if !need(&["root", "/dev/loop-control", "losetup"]) {
+        return;
+    }
+    // Few filesystems on disks take such files; tmpfs does.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let paths: Vec<_> = (0..8).map(|number| folder.path().join(format!("disk{number}"))).collect();
+    for path in &paths {
+        std::fs::File::create(path).unwrap().set_len(15 << 40).unwrap();
+    }
+    let loops: Vec<_> = paths.iter().map(|path| Loop::over(path, &[])).collect();
+    let members: Vec<_> = loops.iter().map(|device| device.path.as_str()).collect();
+    for level in [5, 6, 10] {
+        let home = Home::new();
+        let raidd = home.start();
+        home.ok(format!("create vol --force --level {level} --init assume-clean {}", members.join(" ")));
+        let size = home.status("vol").size_bytes;
+        assert!(size >= 59 << 40, "{size} bytes");
+        let places: Vec<u64> = (0..64).map(|number| size / 64 * number / MIB * MIB + number * 4096).collect();
+        let mut client = home.client("vol");
+        for &at in &places {
+            client.write(at, &noise(at, 8192)).unwrap();
+        }
+        client.disconnect().unwrap();
+        let peak = peak_bytes(&raidd);
+        raidd.terminate();
+        let raidd = home.start();
+        let mut client = home.client("vol");
+        for &at in &places {
+            let mut found = vec![0; 8192];
+            client.read(at, &mut found).unwrap();
+            assert!(found == noise(at, 8192), "level {level}: something else at {at}");
+        }
+        client.disconnect().unwrap();
+        let peak = peak.max(peak_bytes(&raidd));
+        println!("level {level}, {} TiB: at most {} MiB resident", size >> 40, peak >> 20);
+        assert!(peak <= FIXED_BYTES_MAX, "{peak} bytes resident");
+        raidd.terminate();
+    }
 }
 
 /// What it had in memory at most.
