@@ -206,3 +206,23 @@ fn every_file_says_what_it_owns() {
         }
     }
 }
+
+/// The table of messages in docs/troubleshooting.md quotes what the programs say, word for word.
+#[test]
+fn messages_in_the_docs_are_said_somewhere() {
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let (_, table) = page.split_once("## What it says").unwrap();
+    let quoted: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).collect();
+    assert!(quoted.len() > 15, "{quoted:?}");
+    let mut said = String::new();
+    for folder in ["src", "raidctl/src"] {
+        for (path, _) in sources(folder) {
+            // Sentences that are too long for a line go on in the next.
+            let text = fs::read_to_string(root().join(path)).unwrap();
+            said.extend(text.split("\\\n").map(str::trim_start));
+        }
+    }
+    for (message, _) in quoted {
+        assert!(said.contains(message), "nobody says {message:?} any more");
+    }
+}

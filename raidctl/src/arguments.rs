@@ -268,11 +268,23 @@ Example:
     },
 
     /// What happened, oldest first: NewArray, Fail, SpareActive, RebuildStarted, ... as in mdadm --monitor
-    #[command(after_help = "Example:\n  raidctl events\n  raidctl events --follow --json")]
+    ///
+    /// With --program nothing is printed: the program is run for every event from now on, one after the other, with the arguments that
+    /// mdadm --monitor gives its --program: the event, the array's name and, for some events, the member's path.
+    #[command(
+        after_help = "Example:\n  raidctl events\n  raidctl events --follow --json\n  raidctl events --program /etc/raidd/alert --seen \
+                      /var/lib/raidd-alert/seen"
+    )]
     Events {
         /// Go on with what happens from now on
         #[arg(long)]
         follow: bool,
+        /// Run this program for every event, also after restarts of raidd
+        #[arg(long, value_name = "PROGRAM", conflicts_with = "follow")]
+        program: Option<PathBuf>,
+        /// Remember here which event was the last, so that none is left out while raidctl does not run
+        #[arg(long, value_name = "FILE", requires = "program")]
+        seen: Option<PathBuf>,
     },
 
     /// Make something go wrong with a member; only where raidd runs with --enable-fault-injection

@@ -3,7 +3,9 @@
 //! - `arguments`: what may be typed
 //! - `request`: one request to the daemon
 //! - `render`, `quantity`: arrays and numbers for people
+//! - `identity`: which disk it is
 //! - `check`: what monitoring asks
+//! - `alert`: a program that is told of events
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
 //! - `wait`: until an array is at rest
@@ -11,11 +13,13 @@
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
+mod alert;
 mod arguments;
 mod check;
 mod demo;
 mod examine;
 mod failure;
+mod identity;
 mod manual;
 mod member;
 mod quantity;
@@ -29,6 +33,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anstream::adapter::strip_str;
 use clap::Parser;
 use raidd::api::{Status, Tuning};
 use serde::Serialize;
@@ -67,7 +72,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let arrays = Daemon::at(control)?.list()?;
             if json { document(&arrays) } else { output(render::list(&arrays).as_bytes()) }
         }
-        Command::Status { name } => output(picture(&Daemon::at(control)?, name.as_deref(), json)?.as_bytes()),
+        Command::Status { name } => show(&picture(&Daemon::at(control)?, name.as_deref(), json)?),
         Command::Check { name } => {
             let asked = Daemon::at(control).and_then(|daemon| match &name {
                 Some(name) => Ok(vec![daemon.status(name)?]),
@@ -91,7 +96,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let daemon = Daemon::at(control)?;
             let between = if json { "" } else { "\n" };
             let interval = Duration::from_millis(interval);
-            watch::run(&|| picture(&daemon, name.as_deref(), json), between, interval, count)
+            let plain = || Ok(strip_str(&picture(&daemon, name.as_deref(), json)?).to_string());
+            watch::run(&plain, between, interval, count)
         }
         Command::Fail { name, device } => change(control, json, &name, "fail", &json!({ "device": device })),
         Command::Remove { name, device } => {
@@ -134,7 +140,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let tuning = Tuning::parse(settings.iter().map(String::as_str)).map_err(Failure::Usage)?;
             change(control, json, &name, "tune", &tuning)
         }
-        Command::Events { follow } => Daemon::at(control)?.events(follow, &mut |event| {
+        Command::Events { program: Some(program), seen, .. } => {
+            alert::run(&|| Daemon::at(control.clone()), &program, seen)
+        }
+        Command::Events { follow, .. } => Daemon::at(control)?.events(follow, &mut |event| {
             if json { document(event) } else { output(render::event(event).as_bytes()) }
         }),
         Command::Inject { name, device, fault } => {
@@ -203,7 +212,7 @@ fn picture(daemon: &Daemon, name: Option<&str>, json: bool) -> Result<String, Fa
     match name {
         Some(name) => {
             let array = daemon.status(name)?;
-            if json { line(&array) } else { Ok(render::status(&array)) }
+            if json { line(&array) } else { Ok(detailed(&array)) }
         }
         None => {
             let arrays = daemon.list()?;
@@ -216,7 +225,11 @@ fn pictures(arrays: &[Status]) -> String {
     if arrays.is_empty() {
         return render::list(arrays);
     }
-    arrays.iter().map(render::status).collect::<Vec<_>>().join("\n")
+    arrays.iter().map(detailed).collect::<Vec<_>>().join("\n")
+}
+
+fn detailed(array: &Status) -> String {
+    render::status(array, &identity::of_suspects(array))
 }
 
 fn examine_all(devices: &[PathBuf], json: bool) -> Result<(), Failure> {
@@ -259,6 +272,12 @@ fn line<T: Serialize>(document: &T) -> Result<String, Failure> {
 fn output(text: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+}
+
+/// Writes to stdout, in colours where that is a terminal and nobody has said NO_COLOR.
+fn show(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
 }
 
 /// A line on stderr. Where that is closed there is nobody left to tell.

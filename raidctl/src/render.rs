@@ -1,9 +1,10 @@
 //! Arrays for people: a table of all, a picture of one.
 
+use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use raidd::api::{
-    Event, Finding, Findings, Member, MemberState, Status, SyncAction, SyncStatus, Traffic, Tuning,
+    Event, Finding, Findings, Health, Member, MemberState, Status, SyncAction, SyncStatus, Traffic, Tuning,
 };
 
 use crate::quantity::{duration, moment, short_size, size};
@@ -33,8 +34,9 @@ pub fn list(arrays: &[Status]) -> String {
     finish(&table)
 }
 
-/// The same facts as `mdadm --detail`.
-pub fn status(array: &Status) -> String {
+/// The same facts as `mdadm --detail`, and what else is known of disks that are to be seen to. In colours, which
+/// [`crate::show`] leaves out where nobody sees them.
+pub fn status(array: &Status, disks: &[String]) -> String {
     let mut level = printable(&array.level);
     if let Some(layout) = &array.layout {
         level.push_str(&format!(", {}", printable(layout)));
@@ -49,7 +51,7 @@ pub fn status(array: &Status) -> String {
         ("Size", exact_size(array.size_bytes)),
         ("Member size", exact_size(array.member_size_bytes)),
         ("State", array.state.to_string()),
-        ("Health", array.health.to_string()),
+        ("Health", painted(array.health.as_str(), of_health(array.health))),
         (
             "Members",
             format!(
@@ -80,15 +82,33 @@ pub fn status(array: &Status) -> String {
     lines.extend(array.last_scrub_unix_seconds.map(|seconds| ("Last scrub", moment(seconds))));
     lines.extend(array.traffic.iter().map(|traffic| ("Traffic", self::traffic(traffic))));
     lines.push(("Sync", progress(&array.sync) + paused));
-    lines.extend(array.warnings.iter().map(|warning| ("Warning", printable(warning))));
+    lines.extend(array.warnings.iter().map(|warning| ("Warning", painted(&printable(warning), YELLOW))));
+    lines.extend(disks.iter().map(|disk| ("Disk", printable(disk))));
 
-    let mut text = format!("{}\n", printable(&array.name));
+    let mut text = format!("{}\n", painted(&printable(&array.name), BOLD));
     for (label, value) in lines {
         text.push_str(&format!("  {label:<12} {value}\n"));
     }
     text.push('\n');
     text.push_str(&members(array));
     text
+}
+
+const BOLD: Style = Style::new().bold();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default().bold();
+
+fn of_health(health: Health) -> Style {
+    match health {
+        Health::Optimal => GREEN,
+        Health::Degraded => YELLOW,
+        Health::Failed => RED,
+    }
+}
+
+fn painted(text: &str, style: Style) -> String {
+    format!("{style}{text}{style:#}")
 }
 
 /// What clients read and wrote, and what that came to on the members.
@@ -305,7 +325,8 @@ fn finish(table: &Table) -> String {
 
 #[cfg(test)]
 mod tests {
-    use raidd::api::{ArrayState, ConsistencyPolicy, Health, Spare};
+    use anstream::adapter::strip_str;
+    use raidd::api::{ArrayState, ConsistencyPolicy, Spare};
 
     use super::*;
 
@@ -384,6 +405,7 @@ vol0
   NBD          nbd+unix:///vol0?socket=/run/raidd/nbd.sock (1 client)
   Sync         recovery [==>...........................] 9.7%, 100 MiB of 1 GiB, 200 MiB/s, 5 s left
   Warning      no redundancy left
+  Disk         /dev/loop4 is a loop device
 
   SLOT  STATE       DEVICE      READ ERR  WRITE ERR  CORRECTED
      0  in_sync     /dev/loop0         0          0          0
@@ -392,7 +414,9 @@ vol0
      3  in_sync     /dev/loop3        30          0          0
      -  spare       /dev/loop5
 ";
-        assert_eq!(status(&array()), expected);
+        let shown = status(&array(), &["/dev/loop4 is a loop device".to_owned()]);
+        assert_eq!(strip_str(&shown).to_string(), expected);
+        assert!(shown.contains("\x1b[33mdegraded\x1b[0m"), "{shown:?}");
     }
 
     #[test]
@@ -497,6 +521,6 @@ ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
     #[test]
     fn names_cannot_steer_the_terminal() {
         let hostile = Status { name: "a\x1b[2Jb".to_owned(), ..array() };
-        assert!(!status(&hostile).contains('\x1b') && !list(&[hostile]).contains('\x1b'));
+        assert!(!status(&hostile, &[]).contains("\x1b[2J") && !list(&[hostile]).contains('\x1b'));
     }
 }

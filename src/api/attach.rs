@@ -1,6 +1,7 @@
 //! An array as a block device of the machine that raidd runs on: what may be asked for.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The most connections between the kernel and raidd: each is a queue of the device's.
 pub const ATTACH_CONNECTIONS_MAX: u32 = 16;
@@ -12,7 +13,7 @@ pub const ATTACH_WAIT_MS_MAX: u64 = 7 * 86_400_000;
 pub const ATTACH_WAIT_MS_DEFAULT: u64 = 300_000;
 
 /// How an array is to be attached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachArray {
     /// The device: `/dev/nbd` and a number. Default: the first that is free.

@@ -1,6 +1,7 @@
 //! What can be asked of raidd, and what it answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::attach::AttachArray;
 use super::text::parse_level;
@@ -199,7 +200,7 @@ pub enum Reply {
 }
 
 /// A new array.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateArray {
     /// What it is called; also the name of its export. See [`valid_name`].
@@ -235,7 +236,7 @@ pub struct CreateArray {
 }
 
 /// An array to start from its superblocks. Either the members or the array must be named.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AssembleArray {
     /// What it is to be called here. Default: the name in its superblocks.
@@ -256,7 +257,7 @@ pub struct AssembleArray {
 }
 
 /// Whether an array has a write-intent bitmap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BitmapChoice {
     /// On every member, beside the superblock.
@@ -266,7 +267,7 @@ pub enum BitmapChoice {
 }
 
 /// How the redundancy of a new array comes to be right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// By a resync in the background, as md does it.

@@ -1,11 +1,12 @@
 //! Something that happened to an array, as `events --json` prints it, one a line.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// An event. Its name is mdadm's: `NewArray`, `DegradedArray`, `Fail`, `FailSpare`, `SpareActive`, `RebuildStarted`,
 /// `Rebuild20` and so on, `RebuildFinished`, `DeviceDisappeared`; and one of our own:
 /// `MemberReturned`, for a member that disappeared and was taken back without being asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Counts events, also over restarts of the daemon.
     pub id: u64,

@@ -1,9 +1,10 @@
 //! What scrubs found: where redundancy did not agree, and who lied.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What the last or the running scrub of an array found, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Findings {
     /// The array.
     pub name: String,
@@ -14,7 +15,7 @@ pub struct Findings {
 }
 
 /// A range in which redundancy did not agree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// Where in the array: exactly what the liar holds, where one was found that holds data; else everything that these
     /// rows of the members hold.

@@ -7,9 +7,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strsim::damerau_levenshtein;
+use utoipa::ToSchema;
 
 /// What a call that was refused or failed returns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// The code as a URI: `urn:raidd:problem:` and the code.
     #[serde(rename = "type", default)]
@@ -46,6 +48,22 @@ impl Problem {
             format!("no array is called {name:?}: `raidctl list` shows those that are there"),
         )
     }
+
+    /// The same, where these are there: one that it may have been meant to be is named.
+    pub fn no_such_array_among<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Problem {
+        let near = names.map(|other| (damerau_levenshtein(name, other), other));
+        // A slip of the finger or two, in a name that is more than that.
+        let near = near.filter(|(slips, other)| *slips <= 2 && *slips < other.chars().count().max(2) - 1);
+        match near.min() {
+            None => Problem::no_such_array(name),
+            Some((_, other)) => Problem::new(
+                ProblemCode::NoSuchArray,
+                format!(
+                    "no array is called {name:?}: did you mean {other}? `raidctl list` shows those that are there"
+                ),
+            ),
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -65,7 +83,7 @@ fn one_line(text: &str) -> String {
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)+) => {
         /// What kind of problem it is; who decides anything decides by this.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum ProblemCode {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
             /// A code that this program is too old to know.
@@ -165,6 +183,24 @@ mod tests {
             serde_json::to_string(&problem).unwrap(),
             r#"{"type":"urn:raidd:problem:no_such_array","title":"No such array","status":404,"detail":"no array is called \"vol9\": `raidctl list` shows those that are there","code":"no_such_array"}"#
         );
+    }
+
+    #[test]
+    fn a_name_that_was_nearly_typed_right_is_suggested() {
+        let suggested =
+            |name| Problem::no_such_array_among(name, ["vol0", "scratch", "db"].into_iter()).detail;
+        for (name, other) in
+            [("vol", "vol0"), ("vol1", "vol0"), ("Scratch", "scratch"), ("scrtach", "scratch")]
+        {
+            assert!(
+                suggested(name).contains(&format!("did you mean {other}?")),
+                "{name}: {}",
+                suggested(name)
+            );
+        }
+        for name in ["tank", "x", "d", ""] {
+            assert_eq!(suggested(name), Problem::no_such_array(name).detail);
+        }
     }
 
     #[test]

@@ -6,11 +6,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Tuning;
 
 /// One array.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Its name, also that of its export.
     pub name: String,
@@ -77,7 +78,7 @@ pub struct Status {
 
 /// Bytes since the array was started. What members are written for each byte of a client's is n/(n-1) at best with one parity,
 /// n/(n-2) with two, and the number of copies without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
     /// Read by clients.
     pub client_read_bytes: u64,
@@ -116,7 +117,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// A slot of an array, and who holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     /// The position in the array, from 0.
     pub slot: u16,
@@ -133,7 +134,7 @@ pub struct Member {
 }
 
 /// A device that holds no slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Spare {
     /// Always null; there so that members and spares can be read alike.
     pub slot: Option<u16>,
@@ -144,7 +145,7 @@ pub struct Spare {
 }
 
 /// What goes on in the background, and how far it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SyncStatus {
     /// What.
     pub action: SyncAction,
@@ -183,7 +184,7 @@ impl SyncStatus {
 macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum $name {
             $($(#[$doc])* #[serde(rename = $word)] $variant,)+
         }

@@ -5,6 +5,7 @@
 //! - Every limit is checked here, with the same sentence for raidctl and for the server.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{parse_duration_ms, parse_size};
 
@@ -19,7 +20,7 @@ pub const SCRUB_INTERVAL_MS_MIN: u64 = 60_000;
 pub const SCRUB_INTERVAL_MS_MAX: u64 = 3650 * 86_400_000;
 
 /// What becomes of a member that disappeared (its device was gone, or did not answer) and is there again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AutoReAdd {
     /// It is left to the operator.
@@ -32,7 +33,7 @@ pub enum AutoReAdd {
 }
 
 /// Settings of an array; none: as it is, and in what is remembered: the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
     /// Bytes a second of each member, below which clients do not push a sync action.

@@ -17,9 +17,13 @@
 //! | `POST /v1/arrays/{name}/attach` | attach; body `{"device":PATH,"connections":N,"wait_ms":MS}` or parts of it | 200, the status document |
 //! | `POST /v1/arrays/{name}/detach` | detach; body `{"force":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
+//! | `GET /v1/openapi.json` | | 200, all of this for programs: an OpenAPI document (`openapi`) |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
 //! | `GET /metrics` | list | 200, Prometheus' text format |
 //! | `GET /healthz` | | 200, whenever the server lives |
+//!
+//! The table of routes is here once (`routes!`); what each takes and answers stands at its handler, where the document is made of it.
+//! A test holds the two together.
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
 
@@ -37,40 +41,61 @@ use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::{BODY_BYTES_MAX, Operator, metrics};
+use super::{BODY_BYTES_MAX, Operator, metrics, openapi};
 use crate::api::{
-    AssembleArray, AttachArray, Command, CreateArray, Event, Fault, Problem, ProblemCode, Reply, Scrub,
-    Status, Tuning, check_path,
+    AssembleArray, AttachArray, Command, CreateArray, Event, Fault, Findings, Problem, ProblemCode, Reply,
+    Scrub, Status, Tuning, check_path,
 };
+
+/// Declares the routes: method, path and handler of each, for an operator `O`.
+macro_rules! routes {
+    ($($method:ident $path:literal $handler:expr;)+) => {
+        fn routes<O: Operator>() -> Router<Arc<O>> {
+            Router::new()$(.route($path, $method($handler)))+
+        }
+
+        /// Methods and paths, for the test that they are all documented.
+        #[cfg(test)]
+        pub(super) const ROUTES: &[(&str, &str)] = &[$((stringify!($method), $path),)+];
+    };
+}
+
+routes! {
+    get "/healthz" healthz;
+    get "/metrics" metrics_of::<O>;
+    get "/v1/openapi.json" document;
+    get "/v1/events" events::<O>;
+    get "/v1/arrays" list::<O>;
+    post "/v1/arrays" create::<O>;
+    post "/v1/arrays/assemble" assemble::<O>;
+    post "/v1/arrays/scan" scan::<O>;
+    get "/v1/arrays/{name}" status::<O>;
+    post "/v1/arrays/{name}/stop" stop::<O>;
+    post "/v1/arrays/{name}/fail" fail::<O>;
+    post "/v1/arrays/{name}/remove" remove::<O>;
+    post "/v1/arrays/{name}/add" add::<O>;
+    post "/v1/arrays/{name}/re-add" re_add::<O>;
+    post "/v1/arrays/{name}/replace" replace::<O>;
+    post "/v1/arrays/{name}/scrub" scrub::<O>;
+    get "/v1/arrays/{name}/findings" findings::<O>;
+    post "/v1/arrays/{name}/pause" pause::<O>;
+    post "/v1/arrays/{name}/resume" resume::<O>;
+    post "/v1/arrays/{name}/readonly" read_only::<O>;
+    post "/v1/arrays/{name}/readwrite" read_write::<O>;
+    post "/v1/arrays/{name}/tune" tune::<O>;
+    post "/v1/arrays/{name}/attach" attach::<O>;
+    post "/v1/arrays/{name}/detach" detach::<O>;
+    post "/v1/arrays/{name}/inject" inject::<O>;
+}
 
 /// The routes, served by `operator`.
 pub fn router<O: Operator>(operator: Arc<O>) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics_of::<O>))
-        .route("/v1/events", get(events::<O>))
-        .route("/v1/arrays", get(list::<O>).post(create::<O>))
+    routes()
         // An array may well be called `scan`: GET asks for that one.
-        .route("/v1/arrays/assemble", post(assemble::<O>).get(status_of_assemble::<O>))
-        .route("/v1/arrays/scan", post(scan::<O>).get(status_of_scan::<O>))
-        .route("/v1/arrays/{name}", get(status::<O>))
-        .route("/v1/arrays/{name}/stop", post(stop::<O>))
-        .route("/v1/arrays/{name}/fail", post(fail::<O>))
-        .route("/v1/arrays/{name}/remove", post(remove::<O>))
-        .route("/v1/arrays/{name}/add", post(add::<O>))
-        .route("/v1/arrays/{name}/re-add", post(re_add::<O>))
-        .route("/v1/arrays/{name}/replace", post(replace::<O>))
-        .route("/v1/arrays/{name}/scrub", post(scrub::<O>))
-        .route("/v1/arrays/{name}/findings", get(findings::<O>))
-        .route("/v1/arrays/{name}/pause", post(pause::<O>))
-        .route("/v1/arrays/{name}/resume", post(resume::<O>))
-        .route("/v1/arrays/{name}/readonly", post(read_only::<O>))
-        .route("/v1/arrays/{name}/readwrite", post(read_write::<O>))
-        .route("/v1/arrays/{name}/tune", post(tune::<O>))
-        .route("/v1/arrays/{name}/attach", post(attach::<O>))
-        .route("/v1/arrays/{name}/detach", post(detach::<O>))
-        .route("/v1/arrays/{name}/inject", post(inject::<O>))
+        .route("/v1/arrays/assemble", get(status_of_assemble::<O>))
+        .route("/v1/arrays/scan", get(status_of_scan::<O>))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -89,7 +114,13 @@ pub(super) fn metrics_router<O: Operator>(operator: Arc<O>) -> Router {
 }
 
 /// What a handler may refuse with.
-struct Refusal(Problem);
+#[derive(IntoResponses)]
+#[response(
+    status = "default",
+    description = "It was refused or failed: what, why and what to do",
+    content_type = "application/problem+json"
+)]
+pub(super) struct Refusal(Problem);
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Refusal {
@@ -101,55 +132,98 @@ type Answer = Result<Response, Refusal>;
 type Name = Result<Path<String>, PathRejection>;
 type Body = Result<Bytes, BytesRejection>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DetachBody {
+pub(super) struct DetachBody {
+    /// Also a device in use: whoever uses it gets I/O errors.
     #[serde(default)]
     force: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct StopBody {
+pub(super) struct StopBody {
+    /// Disconnects the clients first.
     #[serde(default)]
     force: bool,
+    /// Forgets the array, too, so that mdadm and the kernel may take it.
     #[serde(default)]
     release: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DeviceBody {
+pub(super) struct DeviceBody {
+    /// Its absolute path.
     device: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ReplaceBody {
+pub(super) struct ReplaceBody {
+    /// The path of a member that is in sync.
     old: String,
+    /// The path of a spare, or of a device that is added first.
     new: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ScrubBody {
+pub(super) struct ScrubBody {
+    /// Mends what disagrees.
     #[serde(default)]
     repair: bool,
+    /// Ends the scrub that runs; the next one goes on from there.
     #[serde(default)]
     stop: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct InjectBody {
+pub(super) struct InjectBody {
+    /// The path of the member.
     device: String,
+    /// As on the command line: `read-error=1M+4K`, `latency=200ms`, `hang`, ...
+    #[schema(value_type = String)]
     fault: Fault,
 }
 
-async fn healthz() -> Response {
-    json(StatusCode::OK, "application/json", &serde_json::json!({ "status": "ok" }))
+/// That the server lives.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Alive {
+    /// `ok`.
+    status: &'static str,
 }
 
+/// Whether the server lives.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "daemon",
+    responses((status = 200, description = "It does", body = Alive), Refusal)
+)]
+async fn healthz() -> Response {
+    json(StatusCode::OK, "application/json", &Alive { status: "ok" })
+}
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    tag = "daemon",
+    responses((status = 200, description = "An OpenAPI document", body = Object), Refusal)
+)]
+async fn document() -> Response {
+    json(StatusCode::OK, "application/json", &openapi::document())
+}
+
+/// What is known of all arrays, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "daemon",
+    responses((status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain"), Refusal)
+)]
 async fn metrics_of<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
     let started = operator.started();
     let Reply::Arrays(arrays) = operator.execute(Command::List).await? else {
@@ -159,10 +233,13 @@ async fn metrics_of<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
     Ok((headers, metrics::text(&arrays, started)).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct EventsQuery {
+    /// Whether to stay and be told what happens from now on. Default: true.
     #[serde(default = "yes")]
+    #[param(required = false)]
     follow: bool,
 }
 
@@ -170,7 +247,14 @@ fn yes() -> bool {
     true
 }
 
-/// Events as they are sent: `id` is what a client may say it has seen, `data` is one line of JSON.
+/// What has happened and what happens: server-sent events, `data` of each being one event.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "daemon",
+    params(EventsQuery),
+    responses((status = 200, description = "Events, oldest first", body = Event, content_type = "text/event-stream"), Refusal)
+)]
 async fn events<O: Operator>(
     State(operator): State<Arc<O>>,
     query: Result<Query<EventsQuery>, QueryRejection>,
@@ -199,10 +283,25 @@ fn sent(event: &Event) -> Bytes {
     Bytes::from(format!("id: {}\ndata: {data}\n\n", event.id))
 }
 
+/// All arrays, in the order of their names.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays",
+    tag = "arrays",
+    responses((status = 200, description = "The arrays", body = [Status]), Refusal)
+)]
 async fn list<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
     run(operator, Command::List).await
 }
 
+/// Makes a new array of these devices, starts and exports it.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays",
+    tag = "arrays",
+    request_body = CreateArray,
+    responses((status = 201, description = "The new array", body = Status), Refusal)
+)]
 async fn create<O: Operator>(State(operator): State<Arc<O>>, body: Body) -> Answer {
     let request: CreateArray = parse(body)?;
     request.check().map_err(invalid)?;
@@ -211,16 +310,39 @@ async fn create<O: Operator>(State(operator): State<Arc<O>>, body: Body) -> Answ
     Ok(response)
 }
 
+/// Starts an array from its superblocks.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/assemble",
+    tag = "arrays",
+    request_body = AssembleArray,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn assemble<O: Operator>(State(operator): State<Arc<O>>, body: Body) -> Answer {
     let request: AssembleArray = parse(body)?;
     request.check().map_err(invalid)?;
     run(operator, Command::Assemble(request)).await
 }
 
+/// Looks through all block devices and starts every array that can be started.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/scan",
+    tag = "arrays",
+    responses((status = 200, description = "Those that it started", body = [Status]), Refusal)
+)]
 async fn scan<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
     run(operator, Command::AssembleScan).await
 }
 
+/// One array.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn status<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Status { name: decoded(name)? }).await
 }
@@ -233,32 +355,86 @@ async fn status_of_scan<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
     run(operator, Command::Status { name: "scan".to_owned() }).await
 }
 
+/// Flushes an array, marks it clean and lets its members go.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/stop",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = Option<StopBody>,
+    responses((status = 204, description = "It is stopped"), Refusal)
+)]
 async fn stop<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let StopBody { force, release } = parse(body)?;
     run(operator, Command::Stop { name, force, release }).await
 }
 
+/// Treats a member as failed.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/fail",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = DeviceBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn fail<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let (name, device) = (decoded(name)?, device_of(body)?);
     run(operator, Command::Fail { name, device }).await
 }
 
+/// Lets go of a faulty member or a spare.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/remove",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = DeviceBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn remove<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let (name, device) = (decoded(name)?, device_of(body)?);
     run(operator, Command::Remove { name, device }).await
 }
 
+/// Makes a device a member: a former one is caught up by the bitmap where that is possible, any other becomes a spare.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/add",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = DeviceBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let (name, device) = (decoded(name)?, device_of(body)?);
     run(operator, Command::Add { name, device }).await
 }
 
+/// Takes a former member back, caught up by the bitmap.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/re-add",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = DeviceBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn re_add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let (name, device) = (decoded(name)?, device_of(body)?);
     run(operator, Command::ReAdd { name, device }).await
 }
 
+/// Fills a device with what a member holds, which serves until then.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/replace",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = ReplaceBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn replace<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let ReplaceBody { old, new } = parse(body)?;
@@ -266,6 +442,15 @@ async fn replace<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: 
     run(operator, Command::Replace { name, old, new }).await
 }
 
+/// Looks for redundancy that disagrees.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/scrub",
+    tag = "sync actions",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = Option<ScrubBody>,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn scrub<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let ScrubBody { repair, stop } = parse(body)?;
@@ -278,26 +463,75 @@ async fn scrub<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bo
     run(operator, Command::Scrub { name, scrub }).await
 }
 
+/// What the last or the running scrub found.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/findings",
+    tag = "sync actions",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "What it found, oldest first", body = Findings), Refusal)
+)]
 async fn findings<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Findings { name: decoded(name)? }).await
 }
 
+/// Holds the sync action where it is.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/pause",
+    tag = "sync actions",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn pause<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Pause { name: decoded(name)? }).await
 }
 
+/// Lets the sync action go on.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/resume",
+    tag = "sync actions",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn resume<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Resume { name: decoded(name)? }).await
 }
 
+/// Takes no more writes, flushes the array and marks it clean; also after a restart.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/readonly",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn read_only<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::ReadOnly { name: decoded(name)? }).await
 }
 
+/// Takes writes again.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/readwrite",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn read_write<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::ReadWrite { name: decoded(name)? }).await
 }
 
+/// Changes settings, now and for every later start; those that are not named stay as they are.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/tune",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = Option<Tuning>,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let tuning: Tuning = parse(body)?;
@@ -305,6 +539,15 @@ async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
     run(operator, Command::Tune { name, tuning }).await
 }
 
+/// Makes the array a block device of this machine, now and after every later start.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/attach",
+    tag = "devices",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = Option<AttachArray>,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn attach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let how: AttachArray = parse(body)?;
@@ -312,12 +555,30 @@ async fn attach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: B
     run(operator, Command::Attach { name, how }).await
 }
 
+/// Takes that device away.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/detach",
+    tag = "devices",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = Option<DetachBody>,
+    responses((status = 204, description = "It is gone"), Refusal)
+)]
 async fn detach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let DetachBody { force } = parse(body)?;
     run(operator, Command::Detach { name, force }).await
 }
 
+/// Makes something go wrong with a member; only where raidd was started for that.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/inject",
+    tag = "members",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = InjectBody,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
 async fn inject<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
     let name = decoded(name)?;
     let InjectBody { device, fault } = parse(body)?;

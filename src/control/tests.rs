@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
+use super::routes::ROUTES;
 use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
     ArrayState, AttachArray, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem,
@@ -462,4 +463,23 @@ fn metrics_are_text_that_prometheus_reads() {
         !answer.contains("raidd_array_redundancy_members{")
             && !answer.contains("raidd_array_client_bytes_total{")
     );
+}
+
+#[test]
+fn all_routes_are_documented_and_nothing_else_is() {
+    let (status, document) = Fixture::new().ask("GET", "/v1/openapi.json", "");
+    assert_eq!(status, 200);
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let mut documented = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            documented.push((method.as_str(), path.as_str()));
+            assert!(operation["summary"].is_string(), "{method} {path} says nothing of itself");
+            assert!(operation["responses"]["default"].is_object(), "{method} {path} is never refused");
+        }
+    }
+    let mut routes = ROUTES.to_vec();
+    documented.sort_unstable();
+    routes.sort_unstable();
+    assert_eq!(documented, routes);
 }

@@ -566,6 +566,16 @@ impl Operator {
         Ok(Reply::Arrays(all))
     }
 
+    fn no_such_array(&self, name: &str) -> Problem {
+        let running = self.service.registry.all();
+        let state = self.state();
+        let names = running.iter().map(|entry| entry.name.as_str());
+        Problem::no_such_array_among(
+            name,
+            names.chain(state.arrays().iter().map(|array| array.name.as_str())),
+        )
+    }
+
     /// The arrays that should run and do not.
     fn inactive(&self) -> Vec<Status> {
         let waiting = self.waiting().clone();
@@ -590,6 +600,19 @@ impl control::Operator for Operator {
     }
 
     async fn execute(&self, command: Command) -> Result<Reply, Problem> {
+        let name = command.array().map(str::to_owned);
+        let done = self.carry_out(command).await;
+        match (done, name) {
+            (Err(problem), Some(name)) if problem.code == ProblemCode::NoSuchArray => {
+                Err(self.no_such_array(&name))
+            }
+            (done, _) => done,
+        }
+    }
+}
+
+impl Operator {
+    async fn carry_out(&self, command: Command) -> Result<Reply, Problem> {
         match command {
             Command::Create(spec) => self.create(spec).await,
             Command::Assemble(request) => self.assemble(request).await,

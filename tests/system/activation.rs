@@ -1,15 +1,11 @@
 //! Sockets that systemd listens on: raidd takes them over, and leaves their files where they are.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use raidd::nbd::Client;
 
 use super::disks::{Disks, MIB, noise};
-use super::harness::{Home, need};
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use super::harness::{Home, free_port, need};
 
 #[test]
 fn raidd_serves_on_the_sockets_that_it_is_passed() {

@@ -8,6 +8,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -334,5 +335,29 @@ impl Drop for Raidd {
         if self.ended.is_none() && (self.child.kill().is_err() || self.child.wait().is_err()) {
             eprintln!("raidd could not be killed");
         }
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Another program, which does not outlive its test.
+pub struct Companion(Child);
+
+impl Companion {
+    /// Starts it, without a word from it or to it.
+    pub fn start(command: &mut Command) -> Companion {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Companion(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _killed = self.0.kill().is_ok();
+        self.0.wait().unwrap();
     }
 }

@@ -4,6 +4,7 @@
 //! lacks a tool or a right prints a line `SKIPPED: why` and ends.
 
 mod activation;
+mod alert;
 mod bad_input;
 mod clients;
 mod crashed_ext4;
@@ -18,6 +19,7 @@ mod mdadm_conf;
 mod members;
 mod metrics;
 mod mounted;
+mod openapi;
 mod pki;
 mod ppl;
 mod reconnect;

@@ -1,22 +1,17 @@
 //! What monitoring reads: raidctl's check, and metrics from the port for metrics, by promtool's rules, and by a Prometheus that scrapes it.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use raidd::api::Health;
 use serde_json::Value;
 
 use super::disks::{Disks, MIB, noise};
-use super::harness::{Home, need};
+use super::harness::{Companion, Home, free_port, need};
 use super::mounted::comes_true;
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// The answer to a request, head and body.
 fn ask(port: u16, method: &str, path: &str) -> String {
@@ -95,17 +90,6 @@ fn metrics_tell_what_status_tells_and_nothing_else_is_there() {
     raidd.terminate();
 }
 
-/// A Prometheus that does not outlive its test.
-struct Prometheus(Child);
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _killed = self.0.kill().is_ok();
-        self.0.wait().unwrap();
-    }
-}
-
 #[test]
 fn prometheus_reads_all_of_it_and_finds_nothing_to_complain_of() {
     if !need(&["promtool", "prometheus", "curl"]) {
@@ -139,8 +123,7 @@ fn prometheus_reads_all_of_it_and_finds_nothing_to_complain_of() {
     command.arg(format!("--config.file={}", home.path("prometheus.yml").display()));
     command.arg(format!("--storage.tsdb.path={}", home.path("tsdb").display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{own}"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _prometheus = Prometheus(command.spawn().unwrap());
+    let _prometheus = Companion::start(&mut command);
     let ask = |path: &str| -> Value {
         let answer = home.shell(&format!("curl -sS http://127.0.0.1:{own}/api/v1/{path}")).stdout;
         serde_json::from_str(&answer).unwrap_or_default()

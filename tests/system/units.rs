@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::harness::{need, run};
+use super::harness::{need, raidctl_program, run};
 
 /// What `systemd-analyze security` may find, in tenths: root, the host's network, and CAP_SYS_ADMIN for the kernel's nbd
 /// driver are most of it.
@@ -15,6 +15,7 @@ fn units() -> tempfile::TempDir {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd")).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("/usr/local/sbin/raidctl", raidctl_program().to_str().unwrap());
         let text = text.replace("/usr/local/sbin/raidd", env!("CARGO_BIN_EXE_raidd"));
         fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
     }
@@ -28,8 +29,10 @@ fn systemd_has_nothing_to_say_against_the_units() {
     }
     let folder = units();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let all = ["raidd.service", "raidd-control.socket", "raidd-nbd.socket"].map(path);
-    let ran = run("systemd-analyze", &["verify", "--man=no", &all[0], &all[1], &all[2]]);
+    let all = ["raidd.service", "raidd-control.socket", "raidd-nbd.socket", "raidd-alert.service"].map(path);
+    let mut arguments = vec!["verify", "--man=no"];
+    arguments.extend(all.iter().map(String::as_str));
+    let ran = run("systemd-analyze", &arguments);
     assert_eq!((ran.status, ran.stdout.as_str(), ran.stderr.as_str()), (0, "", ""));
 }
 

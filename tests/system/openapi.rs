@@ -1,0 +1,46 @@
+//! The control interface is what its document says: schemathesis asks a running raidd what the document allows, and much that it does
+//! not, and holds every answer against it.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+use super::disks::Disks;
+use super::harness::{Companion, Home, free_port, need, run};
+use super::mounted::comes_true;
+
+/// Of each answer: no server error, and nothing that is not in the document.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
+                      negative_data_rejection,unsupported_method";
+
+#[test]
+fn no_answer_is_undocumented() {
+    // `scripts/test` puts it there.
+    let schemathesis = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/schemathesis");
+    let schemathesis = schemathesis.to_str().unwrap();
+    if !need(&[schemathesis, "socat"]) {
+        return;
+    }
+    let home = Home::new();
+    let raidd = home.start_with(&["--enable-fault-injection"]);
+    home.ok(format!("create vol0 --level 5 {}", Disks::files(&home, "disk", 3, 32).all()));
+    // It speaks TCP, raidd does not.
+    let port = free_port();
+    let mut socat = Command::new("socat");
+    socat.arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"));
+    socat.arg(format!("UNIX-CONNECT:{}", home.path("control.sock").display()));
+    let _socat = Companion::start(&mut socat);
+    assert!(comes_true(|| TcpStream::connect(("127.0.0.1", port)).is_ok()));
+
+    let document = format!("http://127.0.0.1:{port}/v1/openapi.json");
+    let report = home.path("report");
+    let report = report.to_str().unwrap();
+    let mut arguments = vec!["run", &document, "--checks", CHECKS, "--no-color", "--report-dir", report];
+    arguments.extend(["--generation-database", "none", "--seed", "1", "--max-examples", "25"]);
+    // A stream of events has no end, and a scan has nothing to be asked but would find other tests' members.
+    arguments.extend(["--exclude-path", "/v1/events", "--exclude-path", "/v1/arrays/scan"]);
+    let ran = run(schemathesis, &arguments);
+    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
+    home.ok("list");
+    raidd.terminate();
+}
