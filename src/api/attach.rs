@@ -18,12 +18,15 @@ pub const ATTACH_WAIT_MS_DEFAULT: u64 = 300_000;
 pub struct AttachArray {
     /// The device: `/dev/nbd` and a number. Default: the first that is free.
     #[serde(default)]
+    #[schema(pattern = "^/dev/nbd(0|[1-9][0-9]*)$", example = "/dev/nbd0")]
     pub device: Option<String>,
     /// Connections between the kernel and raidd. Default: one for each reactor, two at least.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 16)]
     pub connections: Option<u32>,
     /// Milliseconds, in whole seconds, that I/O waits for a raidd that is away before it fails. Default: five minutes.
     #[serde(default)]
+    #[schema(minimum = 1000, maximum = 604_800_000, multiple_of = 1000.0)]
     pub wait_ms: Option<u64>,
 }
 

@@ -206,6 +206,7 @@ pub struct CreateArray {
     /// What it is called; also the name of its export. See [`valid_name`].
     pub name: String,
     /// `0`, `1`, `4`, `5`, `6` or `10`, with or without `raid` before it. See [`CreateArray::level_number`].
+    #[schema(pattern = "^(raid)?(0|1|4|5|6|10)$", example = "raid5")]
     pub level: String,
     /// Bytes a chunk. Default: 128 KiB where there is parity, else 512 KiB.
     #[serde(default)]

@@ -80,8 +80,9 @@ fn one_line(text: &str) -> String {
 }
 
 /// Declares the codes with all that is fixed about each.
+/// (A word is a `tt`: as a `literal` it would come to utoipa's derive in a group that it does not look into.)
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal, $status:literal, $title:literal;)+) => {
+    ($($(#[$doc:meta])* $variant:ident = $word:tt, $status:literal, $title:literal;)+) => {
         /// What kind of problem it is; who decides anything decides by this.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum ProblemCode {

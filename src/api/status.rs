@@ -181,8 +181,9 @@ impl SyncStatus {
 }
 
 /// Declares an enum whose variants are words: the same in JSON and for people.
+/// (A word is a `tt`: as a `literal` it would come to utoipa's derive in a group that it does not look into.)
 macro_rules! words {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:tt,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum $name {

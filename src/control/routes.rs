@@ -155,6 +155,7 @@ pub(super) struct StopBody {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceBody {
     /// Its absolute path.
+    #[schema(pattern = "^/")]
     device: String,
 }
 
@@ -162,8 +163,10 @@ pub(super) struct DeviceBody {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplaceBody {
     /// The path of a member that is in sync.
+    #[schema(pattern = "^/")]
     old: String,
     /// The path of a spare, or of a device that is added first.
+    #[schema(pattern = "^/")]
     new: String,
 }
 
@@ -184,7 +187,7 @@ pub(super) struct InjectBody {
     /// The path of the member.
     device: String,
     /// As on the command line: `read-error=1M+4K`, `latency=200ms`, `hang`, ...
-    #[schema(value_type = String)]
+    #[schema(value_type = String, example = "latency=200ms")]
     fault: Fault,
 }
 
@@ -630,7 +633,7 @@ fn decoded(name: Name) -> Result<String, Refusal> {
     })
 }
 
-/// The body as a request; none is `{}`.
+/// The body as a request; none, or `null`, is `{}`.
 fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let bytes = body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -640,7 +643,8 @@ fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
             invalid("the request's body could not be received: send it again")
         }
     })?;
-    let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    let is_none = bytes.is_empty() || bytes.trim_ascii() == b"null";
+    let text: &[u8] = if is_none { b"{}" } else { &bytes };
     serde_json::from_slice(text).map_err(|error| {
         invalid(format!("the request is not the JSON it should be: {error}: correct it")).into()
     })
