@@ -645,6 +645,10 @@ fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     })?;
     let is_none = bytes.is_empty() || bytes.trim_ascii() == b"null";
     let text: &[u8] = if is_none { b"{}" } else { &bytes };
+    if !text.trim_ascii_start().starts_with(b"{") {
+        // serde would take a list for the fields in their order.
+        return Err(invalid("the request is not a JSON object, like {\"force\": true}: correct it").into());
+    }
     serde_json::from_slice(text).map_err(|error| {
         invalid(format!("the request is not the JSON it should be: {error}: correct it")).into()
     })
