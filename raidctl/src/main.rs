@@ -6,6 +6,7 @@
 //! - `identity`: which disk it is
 //! - `check`: what monitoring asks
 //! - `alert`: a program that is told of events
+//! - `consent`: asking before something is destroyed
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
 //! - `wait`: until an array is at rest
@@ -16,6 +17,7 @@
 mod alert;
 mod arguments;
 mod check;
+mod consent;
 mod demo;
 mod examine;
 mod failure;
@@ -63,7 +65,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { control, json, command } = arguments;
+    let Arguments { control, json, yes, command } = arguments;
+    if let Some(what) = command.destroys() {
+        consent::to(&what, yes)?;
+    }
     match command {
         Command::Create(options) => create(&|| Daemon::at(control.clone()), options, json),
         Command::Assemble(options) => assemble(&|| Daemon::at(control.clone()), options, json),

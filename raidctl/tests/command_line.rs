@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use raidd::api::{self, ArrayState, ConsistencyPolicy, Health, Problem, Reply, Status, SyncStatus};
-use raidd::control::{self, Operator, Server};
+use raidd::control::{self, Admission, Operator, Server};
 
 fn raidctl(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raidctl"));
@@ -120,7 +120,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control.sock");
         let operator = Arc::new(Fake::default());
-        let server = control::start(control::bind(&socket).unwrap(), None, Arc::clone(&operator)).unwrap();
+        let server = control::start(
+            control::bind(&socket, Admission::default()).unwrap(),
+            None,
+            Arc::clone(&operator),
+        )
+        .unwrap();
         World { socket, operator, server: Some(server), _folder: folder }
     }
 

@@ -129,6 +129,8 @@ codes! {
     InvalidRequest = "invalid_request", 400, "Invalid request";
     /// There is no such path.
     NotFound = "not_found", 404, "Not found";
+    /// Whoever asks may not.
+    Forbidden = "forbidden", 403, "Forbidden";
     /// The path is there, but not for this method.
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
     /// The request is larger than the limit.

@@ -12,6 +12,7 @@
 //! - Who connects to the port for metrics can do nothing but read them.
 //! - It runs on a thread of its own ([`start`]), so a slow client costs nobody anything.
 
+mod admission;
 mod metrics;
 mod openapi;
 mod routes;
@@ -23,6 +24,7 @@ mod tests;
 use std::future::Future;
 use std::time::Duration;
 
+pub use admission::Admission;
 pub use routes::router;
 pub use server::{Server, serve, start};
 pub use socket::{BindError, ControlSocket, bind};

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::middleware::from_fn_with_state;
+use axum::serve::{IncomingStream, Listener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::admission::{Peer, guard};
 use super::routes::metrics_router;
 use super::{CONNECTIONS_MAX, ControlSocket, Operator, router};
 
@@ -74,9 +77,11 @@ pub async fn serve<O: Operator>(
 ) -> io::Result<()> {
     let listener = socket.listener.try_clone()?;
     listener.set_nonblocking(true)?;
-    let listener = Limited::new(tokio::net::UnixListener::from_std(listener)?);
+    let listener = Limited::new(Peered(tokio::net::UnixListener::from_std(listener)?));
+    let guarded = router(operator).layer(from_fn_with_state(socket.admission, guard));
+    let service = guarded.into_make_service_with_connect_info::<Peer>();
     let (stopping, grace_starts) = oneshot::channel();
-    let served = axum::serve(listener, router(operator)).with_graceful_shutdown(async move {
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move {
         shutdown.await;
         let _listened = stopping.send(()); // nobody listens where serving has ended
     });
@@ -103,6 +108,34 @@ async fn serve_metrics<O: Operator>(listener: TcpListener, operator: Arc<O>) {
     };
     if let Err(error) = served.await {
         tracing::error!(%error, "metrics are not served any more");
+    }
+}
+
+/// Says who connected.
+struct Peered(tokio::net::UnixListener);
+
+impl Listener for Peered {
+    type Io = tokio::net::UnixStream;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (tokio::net::UnixStream, Peer) {
+        loop {
+            let (stream, _) = Listener::accept(&mut self.0).await;
+            match stream.peer_cred() {
+                Ok(who) => return (stream, Peer { uid: who.uid(), gid: who.gid() }),
+                Err(error) => tracing::warn!(%error, "the kernel does not say who connected: sent away"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        Err(io::ErrorKind::Unsupported.into()) // nobody asks
+    }
+}
+
+impl Connected<IncomingStream<'_, Limited<Peered>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited<Peered>>) -> Peer {
+        *stream.remote_addr()
     }
 }
 

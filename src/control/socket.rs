@@ -4,14 +4,14 @@
 //! - While a [`ControlSocket`] lives, its process holds a lock on the file `<socket>.lock` beside it. So of two daemons
 //!   that start at once one gets the socket, and a socket file without a lock and without anybody who answers is a relic
 //!   that may be replaced.
-//! - The file never has another mode than the one asked for, not even for an instant: the mode is set on the socket
-//!   before it is bound.
+//! - At no time may the file be opened by more than it is meant for: its mode is its owner's alone before it is bound, then comes its
+//!   group, then the mode of that.
 //! - Nothing but a socket is ever replaced.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,16 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_fd, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::chown;
 
-/// Who may use the socket: its owner.
+use super::Admission;
+
+/// Who may open the socket when it is made: its owner. Others are let in once it belongs to their group.
 const SOCKET_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+/// With a group.
+const GROUP_MODE: u32 = 0o660;
+/// With a group of readers, who are told apart when they ask (`admission`).
+const READERS_MODE: u32 = 0o666;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -65,6 +72,7 @@ impl BindError {
 #[derive(Debug)]
 pub struct ControlSocket {
     pub(super) listener: UnixListener,
+    pub(super) admission: Admission,
     place: Option<Place>,
 }
 
@@ -79,8 +87,8 @@ struct Place {
 
 impl ControlSocket {
     /// A socket that somebody else bound and looks after, like systemd.
-    pub fn inherited(listener: UnixListener) -> ControlSocket {
-        ControlSocket { listener, place: None }
+    pub fn inherited(listener: UnixListener, admission: Admission) -> ControlSocket {
+        ControlSocket { listener, admission, place: None }
     }
 
     /// Where it is, if this process bound it.
@@ -102,12 +110,12 @@ impl Drop for Place {
     }
 }
 
-/// Binds the control socket at `path` with mode 0600, making its folder if that is missing and replacing a socket that
-/// nobody serves any more.
+/// Binds the control socket at `path` for those who are admitted (mode 0600, if that is nobody in particular), making its folder
+/// if that is missing and replacing a socket that nobody serves any more.
 ///
 /// # Errors
 /// Somebody serves it, something else is there, the path is too long, or the kernel refuses.
-pub fn bind(path: &Path) -> Result<ControlSocket, BindError> {
+pub fn bind(path: &Path, admission: Admission) -> Result<ControlSocket, BindError> {
     let address = UnixAddr::new(path).map_err(|_| BindError::TooLong(path.to_owned()))?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new()
@@ -126,7 +134,23 @@ pub fn bind(path: &Path) -> Result<ControlSocket, BindError> {
         errno => BindError::io("bind the control socket", path)(errno.into()),
     })?;
     let place = Place { path: path.to_owned(), lock_path, _lock: lock };
-    Ok(ControlSocket { listener, place: Some(place) })
+    open_to(admission, path)?;
+    Ok(ControlSocket { listener, admission, place: Some(place) })
+}
+
+/// Lets groups open the socket. First it is theirs, then they may.
+fn open_to(admission: Admission, path: &Path) -> Result<(), BindError> {
+    if let Some(group) = admission.group {
+        chown(path, None, Some(group))
+            .map_err(|errno| BindError::io("give to its group", path)(errno.into()))?;
+    }
+    let mode = match admission {
+        Admission { readers: Some(_), .. } => READERS_MODE,
+        Admission { group: Some(_), .. } => GROUP_MODE,
+        Admission { group: None, readers: None } => return Ok(()),
+    };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(BindError::io("set the mode of", path))
 }
 
 /// Takes the lock beside the socket.
@@ -194,15 +218,13 @@ fn listen_at(address: &UnixAddr) -> Result<UnixListener, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
     fn the_folder_is_made_and_the_file_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/control.sock");
-        let socket = bind(&path).unwrap();
+        let socket = bind(&path, Admission::default()).unwrap();
         assert_eq!(socket.path(), Some(path.as_path()));
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -215,8 +237,8 @@ mod tests {
     fn a_living_daemon_keeps_its_socket() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        let _first = bind(&path).unwrap();
-        let error = bind(&path).unwrap_err();
+        let _first = bind(&path, Admission::default()).unwrap();
+        let error = bind(&path, Admission::default()).unwrap_err();
         assert!(matches!(error, BindError::InUse(_)), "{error}");
         let text = error.to_string();
         assert!(text.contains("stop that one") && text.contains("--control") && !text.contains('\n'));
@@ -227,8 +249,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let _other = UnixListener::bind(&path).unwrap();
-        assert!(matches!(bind(&path).unwrap_err(), BindError::InUse(_)));
+        assert!(matches!(bind(&path, Admission::default()).unwrap_err(), BindError::InUse(_)));
         assert!(path.exists());
+    }
+
+    #[test]
+    fn groups_may_open_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let gid = nix::unistd::Gid::effective();
+        let own = Some(gid);
+        for (group, readers, mode) in [(own, None, 0o660), (None, own, 0o666), (own, own, 0o666)] {
+            let _socket = bind(&path, Admission { group, readers }).unwrap();
+            let file = std::fs::metadata(&path).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, mode);
+            assert_eq!(file.gid(), gid.as_raw());
+        }
     }
 
     #[test]
@@ -237,7 +273,7 @@ mod tests {
         let path = folder.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap()); // the file stays, as after kill -9
         std::fs::write(folder.path().join("control.sock.lock"), "").unwrap();
-        let _socket = bind(&path).unwrap();
+        let _socket = bind(&path, Admission::default()).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -246,14 +282,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path).unwrap_err(), BindError::NotASocket(_)));
+        assert!(matches!(bind(&path, Admission::default()).unwrap_err(), BindError::NotASocket(_)));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 
     #[test]
     fn a_long_path_is_named_as_such() {
         let path = Path::new("/tmp").join("x".repeat(110));
-        let error = bind(&path).unwrap_err();
+        let error = bind(&path, Admission::default()).unwrap_err();
         assert!(error.to_string().contains("too long"), "{error}");
     }
 
@@ -263,7 +299,8 @@ mod tests {
         let path = folder.path().join("control.sock");
         for _ in 0..20 {
             let won = std::thread::scope(|scope| {
-                let racers: Vec<_> = (0..8).map(|_| scope.spawn(|| bind(&path))).collect();
+                let racers: Vec<_> =
+                    (0..8).map(|_| scope.spawn(|| bind(&path, Admission::default()))).collect();
                 racers.into_iter().filter_map(|racer| racer.join().unwrap().ok()).collect::<Vec<_>>()
             });
             assert_eq!(won.len(), 1);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 use super::routes::ROUTES;
-use super::{BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
+use super::{Admission, BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
     ArrayState, AttachArray, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem,
     ProblemCode, Reply, Scrub, Status, SyncStatus, Tuning,
@@ -110,7 +110,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let operator = Arc::new(Fake::default());
-        let server = start(bind(&path).unwrap(), None, Arc::clone(&operator)).unwrap();
+        let server = start(bind(&path, Admission::default()).unwrap(), None, Arc::clone(&operator)).unwrap();
         Fixture { path, operator, server: Some(server), _folder: folder }
     }
 

@@ -80,6 +80,14 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
+    /// Group whose members may do everything over the control socket, a name or a number [default: none]
+    #[arg(long, value_name = "GROUP")]
+    control_group: Option<String>,
+
+    /// Group whose members may look over the control socket, and change nothing [default: none]
+    #[arg(long, value_name = "GROUP")]
+    control_read_group: Option<String>,
+
     /// Where NBD clients connect: unix:PATH or tcp:HOST:PORT; may be given several times [default: nbd.sock beside the
     /// control socket]
     #[arg(long, value_name = "ADDR")]
@@ -168,6 +176,8 @@ enum Switch {
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     control: Option<PathBuf>,
+    control_group: Option<String>,
+    control_read_group: Option<String>,
     nbd: Option<Vec<ListenerEntry>>,
     nbd_tls: Option<TlsMode>,
     tls_cert: Option<PathBuf>,
@@ -196,6 +206,10 @@ struct ConfigFile {
 pub struct Config {
     /// The control socket; absolute.
     pub control: PathBuf,
+    /// Whose members may do everything over it, beside root and the user that raidd runs as.
+    pub control_group: Option<String>,
+    /// Whose members may look.
+    pub control_read_group: Option<String>,
     /// Where NBD clients connect; at least one.
     pub nbd: Vec<NbdListener>,
     /// What TLS is spoken with; none where it is off on all of them.
@@ -408,6 +422,8 @@ fn resolve(options: Options, file: ConfigFile, environment: &Environment) -> Res
 
     Ok(Config {
         control,
+        control_group: options.control_group.or(file.control_group),
+        control_read_group: options.control_read_group.or(file.control_read_group),
         nbd,
         tls,
         access,

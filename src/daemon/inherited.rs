@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use super::config::NbdAddress;
-use crate::control::ControlSocket;
+use crate::control::{Admission, ControlSocket};
 
 /// What was passed and not taken yet.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Inherited {
     }
 
     /// The control socket, if it was passed.
-    pub fn control(&mut self, path: &Path) -> anyhow::Result<Option<ControlSocket>> {
+    pub fn control(&mut self, path: &Path, admission: Admission) -> anyhow::Result<Option<ControlSocket>> {
         let Some(passed) = self.control.take() else { return Ok(None) };
         if passed.unix_path() != Some(path) {
             bail!(
@@ -65,7 +65,7 @@ impl Inherited {
                 path.display()
             );
         }
-        Ok(Some(ControlSocket::inherited(UnixListener::from(passed.socket))))
+        Ok(Some(ControlSocket::inherited(UnixListener::from(passed.socket), admission)))
     }
 
     /// The socket that listens there, if it was passed.

@@ -1,4 +1,5 @@
-//! The sockets that NBD clients connect to, and the one that metrics are read from: from the configuration to a descriptor that listens.
+//! The sockets that NBD clients connect to, and the one that metrics are read from: from the configuration to a descriptor that listens;
+//! and who is let in on the control socket.
 //!
 //! Invariants:
 //! - Only what is a socket, and nobody's any more, is replaced.
@@ -16,7 +17,8 @@ use anyhow::{Context, bail};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 
-use super::config::{MetricsAddress, NbdAddress, NbdListener};
+use super::config::{Config, MetricsAddress, NbdAddress, NbdListener};
+use crate::control::Admission;
 
 /// How long a socket of a dead daemon may still seem to live.
 const SOCKET_WAIT: Duration = Duration::from_secs(5);
@@ -46,13 +48,19 @@ pub fn bind_metrics(address: &MetricsAddress) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Who is let in on the control socket, by the numbers of their groups.
+pub fn admission(config: &Config) -> anyhow::Result<Admission> {
+    let find = |name: &Option<String>| name.as_deref().map(find_group).transpose();
+    Ok(Admission { group: find(&config.control_group)?, readers: find(&config.control_read_group)? })
+}
+
 fn find_group(name: &str) -> anyhow::Result<Gid> {
     if let Ok(number) = name.parse() {
         return Ok(Gid::from_raw(number));
     }
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
-        Ok(None) => bail!("there is no group {name:?}: choose another for the NBD socket"),
+        Ok(None) => bail!("there is no group {name:?}: choose another for the socket"),
         Err(error) => bail!("cannot look up the group {name:?}: {error}: give its number"),
     }
 }

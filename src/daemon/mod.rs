@@ -70,9 +70,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(TlsServer::new).transpose()?;
     let mdadm = MdadmConf::at(config.mdadm_conf.clone());
     let state = StateDir::open(&config.state_dir, mdadm).map_err(|why| anyhow!(why))?;
-    let socket = match inherited.control(&config.control)? {
+    let admission = listening::admission(config)?;
+    let socket = match inherited.control(&config.control, admission)? {
         Some(socket) => socket,
-        None => control::bind(&config.control)?,
+        None => control::bind(&config.control, admission)?,
     };
     let engine_bytes = (config.memory_bytes as usize * 3 / 8).max(Memory::MIN_BYTES);
     let memory = Memory::new(engine_bytes).context("cannot map memory: lower --memory")?;

@@ -603,7 +603,8 @@ impl control::Operator for Operator {
         let name = command.array().map(str::to_owned);
         let done = self.carry_out(command).await;
         match (done, name) {
-            (Err(problem), Some(name)) if problem.code == ProblemCode::NoSuchArray => {
+            // Other words for that code say something else to do.
+            (Err(problem), Some(name)) if problem == Problem::no_such_array(&name) => {
                 Err(self.no_such_array(&name))
             }
             (done, _) => done,

@@ -4,6 +4,7 @@
 //! lacks a tool or a right prints a line `SKIPPED: why` and ends.
 
 mod activation;
+mod admission;
 mod alert;
 mod bad_input;
 mod clients;

@@ -56,6 +56,8 @@ fn roots_defaults() {
         config(&[], &root()),
         Config {
             control: "/run/raidd/control.sock".into(),
+            control_group: None,
+            control_read_group: None,
             nbd: vec![plain("unix:/run/raidd/nbd.sock")],
             tls: None,
             access: everybody(),
@@ -123,6 +125,8 @@ fn options_win_over_environment_over_file() {
         from_file,
         Config {
             control: "/f/control.sock".into(),
+            control_group: None,
+            control_read_group: None,
             nbd: vec![plain("tcp:[::1]:10809")],
             tls: None,
             access: everybody(),
@@ -164,6 +168,8 @@ fn options_win_over_environment_over_file() {
         found,
         Config {
             control: "/o/control.sock".into(),
+            control_group: None,
+            control_read_group: None,
             nbd: vec![plain("unix:/o/nbd"), plain("tcp:localhost:1")],
             tls: None,
             access: everybody(),
@@ -360,4 +366,20 @@ fn what_does_not_go_together_is_said() {
         let found = error(&["--config", &path], &root());
         assert!(found.contains(fragment), "{text}: {found}");
     }
+}
+
+#[test]
+fn groups_are_let_in_where_they_are_named() {
+    let groups = |arguments: &[&str]| {
+        let config = config(arguments, &root());
+        (config.control_group, config.control_read_group)
+    };
+    let some = |name: &str| Some(name.to_owned());
+    assert_eq!(groups(&[]), (None, None));
+    assert_eq!(
+        groups(&["--control-group", "disk", "--control-read-group", "adm"]),
+        (some("disk"), some("adm"))
+    );
+    let (_folder, path) = with_file("control_group = \"disk\"\ncontrol_read_group = \"adm\"\n");
+    assert_eq!(groups(&["--config", &path, "--control-group", "root"]), (some("root"), some("adm")));
 }
