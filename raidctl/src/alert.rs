@@ -111,6 +111,8 @@ impl Alert<'_> {
             let beside = path.with_extension("new");
             let mut file = fs::File::create(&beside)?;
             writeln!(file, "{last}")?;
+            // A power cut must not leave an empty file: alerts would end with it.
+            file.sync_all()?;
             fs::rename(&beside, path)
         };
         written().map_err(|error| {

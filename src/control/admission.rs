@@ -82,7 +82,8 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let needed = if request.method() == Method::GET { Rights::Look } else { Rights::All };
+    let looks = [Method::GET, Method::HEAD].contains(request.method());
+    let needed = if looks { Rights::Look } else { Rights::All };
     match admission.rights_of(peer).await {
         rights if rights >= needed => next.run(request).await,
         Rights::Look => refused(

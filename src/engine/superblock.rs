@@ -184,11 +184,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         Ok(())
     }
 
+    /// Whether the array could not go on without it (law 8).
+    fn is_last_copy(&self, member: &Member<D>) -> bool {
+        member.slot.get().is_some_and(|slot| member.in_sync() && !self.can_fail(slot))
+    }
+
     /// Decides what a failed flush means: its member fails, unless it is the last usable copy. Then the array takes no more writes,
     /// and no later flush may say otherwise: what this one covered may be gone.
     fn settle_flush(&self, member: &Rc<Member<D>>, error: IoError) -> Result<(), IoError> {
-        let is_needed = member.slot.get().is_some_and(|slot| member.in_sync() && !self.can_fail(slot));
-        if !is_needed {
+        if !self.is_last_copy(member) {
             self.fail_member(member, "it could not be flushed");
             return Ok(());
         }
@@ -205,7 +209,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             if !error.blames_media() {
                 return Err(error);
             }
-            if member.slot.get().is_some_and(|slot| member.in_sync() && !self.can_fail(slot)) {
+            if self.is_last_copy(member) {
                 self.stop_writing("the last usable copy cannot take a superblock");
                 return Err(error);
             }
