@@ -1,8 +1,9 @@
 //! The running arrays as NBD exports, and the listeners that let clients in.
 //!
 //! Handshakes are spread over the reactors in turn. Then a connection in the clear moves to where it is served best
-//! (`Entry::place`); under TLS it stays, so that the ciphers' work is spread. A client is counted on its array from the handshake's end to the
-//! connection's, so that `stop` knows of it; to end it, a job is sent to its reactor, where its `Stop` is.
+//! (`Entry::place`), and again when its requests become of another kind; under TLS it stays, so that the ciphers' work is
+//! spread. A client is counted on its array from the handshake's end to the connection's, so that `stop` knows of it; to end
+//! it, a job is sent to its reactor, where its `Stop` is. While it moves it is counted on both.
 //!
 //! What a client sees depends on where it comes from and who it is (`access`); the latter is known once TLS has begun.
 
@@ -23,7 +24,8 @@ use super::config::{NbdAddress, NbdListener, TlsMode};
 use super::registry::{CONNECTIONS_AT_HOME, Entry, Registry};
 use crate::io::{Clock, Device, Pool, Spawn};
 use crate::nbd::{
-    self, Attached, Export, ExportInfo, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
+    self, Attached, Export, ExportInfo, Handover, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, Served,
+    SessionEnd, Stop,
 };
 use crate::reactor::{Listener, LocalRuntime, ReactorHandle, Socket, runtime};
 use crate::tls::{Identity, TLS_BYTES_PER_CONNECTION, TlsPolicy, TlsServer, TlsStream};
@@ -50,6 +52,20 @@ pub struct Service {
     access: Arc<AccessRules>,
     next: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
+}
+
+/// A connection of this thread's, after its handshake.
+type Client = nbd::Negotiated<TlsStream<Socket>, RemoteArray, LocalRuntime>;
+
+/// What is to be done when a connection is over; it is told why, if it was ever served.
+type OnEnd = Box<dyn FnOnce(Option<SessionEnd>) + Send>;
+
+/// Where a connection is to go on.
+struct Place {
+    entry: Arc<Entry>,
+    reactor: usize,
+    /// Another descriptor of it.
+    socket: OwnedFd,
 }
 
 /// A way in.
@@ -156,42 +172,80 @@ impl Service {
             };
             let pools = service.pools.clone();
             match nbd::negotiate(stream, exports, runtime(), pools, Limits::default(), all).await {
-                Ok(client) => service.settle(client).await,
+                Ok(client) => {
+                    let on_end = move |end| tracing::debug!(?source, ?end, "client gone");
+                    service.serve(client, false, Box::new(on_end)).await;
+                }
                 Err(end) => tracing::debug!(?source, %end, "client gone"),
             }
         });
     }
 
-    /// Serves a client that has chosen its array, here or on the reactor that is best for it.
-    async fn settle(self, client: nbd::Negotiated<TlsStream<Socket>, RemoteArray, LocalRuntime>) {
-        let here = runtime().handle().index();
-        let entry = self.registry.by_id(client.device().id);
-        let there = entry.as_ref().map_or(here, |entry| entry.place(here, self.reactors.len()));
-        let moves = there != here && client.is_portable();
-        let copy = client.stream().plain().filter(|_| moves).map(Socket::duplicate);
-        let (Some(entry), Some(Ok(socket))) = (entry, copy) else {
-            let end = client.serve().await;
-            tracing::debug!(%end, "client gone");
-            return;
+    /// Serves a client that has chosen its array to its end; then calls `on_end`. The reactor that is best for it is looked
+    /// for at once, unless it `is_placed` already, and whenever its requests have become of another kind.
+    async fn serve(self, mut client: Client, mut is_placed: bool, on_end: OnEnd) {
+        let end = loop {
+            if !is_placed && let Some(better) = self.better_place(&client) {
+                return self.move_to(better, client, on_end).await;
+            }
+            is_placed = false;
+            if !self.may_move(&client) {
+                break client.serve().await;
+            }
+            match client.serve_while_alike().await {
+                Served::Over(end) => break end,
+                Served::Changed(changed) => client = *changed,
+            }
         };
+        on_end(Some(end));
+    }
+
+    fn may_move(&self, client: &Client) -> bool {
+        self.reactors.len() > 1 && client.stream().plain().is_some()
+    }
+
+    /// Where a client is served better than here, if it can move there.
+    fn better_place(&self, client: &Client) -> Option<Place> {
+        let here = runtime().handle().index();
+        let moves = self.may_move(client) && client.is_portable();
+        let entry = self.registry.by_id(client.device().id).filter(|_| moves)?;
+        let reactor = entry.place(here, self.reactors.len(), client.traffic());
+        let socket = client.stream().plain().filter(|_| reactor != here)?.duplicate().ok()?;
+        Some(Place { entry, reactor, socket })
+    }
+
+    async fn move_to(self, place: Place, client: Client, on_end: OnEnd) {
+        let Place { entry, reactor, socket } = place;
+        tracing::debug!(array = entry.name, reactor, traffic = ?client.traffic(), "a connection moves");
         let array = client.device().clone();
         let (handover, attached) = client.hand_over();
         let (held, is_held) = oneshot::channel();
-        self.spread_to(there, move |service| async move {
+        self.spread_to(reactor, move |service| async move {
             let attached = hold(&entry);
             // Nobody waiting for this is no failure.
             let _told = held.send(()).is_ok();
-            // An array that is being stopped lets nobody in: dropping the socket says so.
-            let Some(attached) = attached else { return };
-            let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
-            let (pools, limits) = (service.pools, Limits::default());
-            let served = nbd::take_over(socket, handover, array, attached, runtime(), pools, limits, all);
-            let end = served.await;
-            tracing::debug!(%end, "client gone");
+            service.go_on(socket, handover, array, attached, on_end).await;
         });
         // Counted there before it is no longer counted here.
         let _held = is_held.await.is_ok();
         drop(attached);
+    }
+
+    /// Goes on here with a connection that needs no handshake. An array that is being stopped lets nobody in: dropping the
+    /// socket says so.
+    async fn go_on(
+        self,
+        socket: OwnedFd,
+        handover: Handover,
+        array: RemoteArray,
+        attached: Option<Attached>,
+        on_end: OnEnd,
+    ) {
+        let Some(attached) = attached else { return on_end(None) };
+        let stream = TlsStream::new(Socket::from_fd(socket), TlsPolicy::Off, self.ciphertext.clone());
+        let (pools, limits, all) = (self.pools.clone(), Limits::default(), ALL.with(Stop::clone));
+        let client = nbd::take_over(stream, handover, array, attached, runtime(), pools, limits, all).await;
+        self.serve(client, true, on_end).await;
     }
 
     /// Serves an array to the kernel, whose end of the connection is the other of `socket`'s, and counts it from now on;
@@ -202,24 +256,23 @@ impl Service {
         socket: OwnedFd,
         on_end: impl FnOnce(Option<SessionEnd>) + Send + 'static,
     ) {
-        let entry = entry.clone();
         entry.kernel_connected();
         let place = match entry.kernel_connections() as usize {
             few if few <= CONNECTIONS_AT_HOME => entry.home.index(),
             _ => self.turn(),
         };
-        self.spread_to(place, move |service| async move {
-            let (all, socket) = (ALL.with(Stop::clone), Socket::from_fd(socket));
-            // An array that is being stopped lets nobody in: dropping the socket says so.
-            let mut ended = None;
-            if let (Some(array), Some(attached)) = (remote(&entry).await, hold(&entry)) {
-                let (pools, limits) = (service.pools, Limits::default());
-                let end = nbd::serve_kernel(socket, array, attached, runtime(), pools, limits, all).await;
-                tracing::debug!(array = entry.name, %end, "connection to the kernel over");
-                ended = Some(end);
+        let (entry, entry_then) = (entry.clone(), entry.clone());
+        let on_end: OnEnd = Box::new(move |end| {
+            if let Some(end) = end {
+                tracing::debug!(array = entry_then.name, %end, "connection to the kernel over");
             }
-            entry.kernel_disconnected();
-            on_end(ended);
+            entry_then.kernel_disconnected();
+            on_end(end);
+        });
+        self.spread_to(place, move |service| async move {
+            let Some(array) = remote(&entry).await else { return on_end(None) };
+            let handover = Handover::of_kernel(&array.info(), &service.pools);
+            service.go_on(socket, handover, array, hold(&entry), on_end).await;
         });
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::array_home::ArrayId;
+use crate::nbd::Traffic;
 use crate::reactor::ReactorHandle;
 
 /// Connections that are served beside their array before others are spread. Measured with four clients on two cores: all of
@@ -98,24 +99,16 @@ impl Entry {
         self.clients().connected.len()
     }
 
-    /// The reactor for a client that is on `current` now (and counted there), of so many: the array's own as long as there
-    /// are few, for a request that stays on one core costs half of one that crosses; then wherever there are fewest.
-    pub fn place(&self, current: usize, reactors: usize) -> usize {
-        let home = self.home.index();
+    /// The reactor for a client that is on `current` now (and counted there), of so many. For most it is the array's own as
+    /// long as there are few, for a request that stays on one core costs half of one that crosses; then wherever there are
+    /// fewest. Who reads much at a time is served by another, which sends what the array's reads meanwhile.
+    pub fn place(&self, current: usize, reactors: usize, traffic: Traffic) -> usize {
         let mut load = vec![0; reactors];
         for reactor in self.clients().connected.values() {
             load[reactor.index()] += 1;
         }
         load[current] -= 1;
-        if load[home] < CONNECTIONS_AT_HOME {
-            return home;
-        }
-        let least = *load.iter().min().expect("a daemon has reactors");
-        if load[home] == least {
-            home
-        } else {
-            load.iter().position(|&load| load == least).expect("just found")
-        }
+        best_place(&load, self.home.index(), current, traffic)
     }
 
     /// Lets nobody in any more, if nobody is connected or `force`: says who is, and on which reactors.
@@ -136,6 +129,21 @@ impl Entry {
     /// Lets clients in again, after a stop that failed.
     pub fn reopen(&self) {
         self.clients().closed = false;
+    }
+}
+
+/// `load`: the array's other clients on each reactor. Of reactors that are as good as each other it is `current`, if that is one.
+fn best_place(load: &[usize], home: usize, current: usize, traffic: Traffic) -> usize {
+    let fewest = |reactors: &mut dyn Iterator<Item = usize>| {
+        reactors.min_by_key(|&reactor| (load[reactor], reactor != current))
+    };
+    match traffic {
+        Traffic::LargeReads => fewest(&mut (0..load.len()).filter(|&other| other != home)).unwrap_or(home),
+        Traffic::Mixed if load[home] < CONNECTIONS_AT_HOME => home,
+        Traffic::Mixed => {
+            let least = fewest(&mut (0..load.len())).expect("a daemon has reactors");
+            if load[home] == load[least] { home } else { least }
+        }
     }
 }
 
@@ -174,5 +182,26 @@ impl Registry {
 
     pub fn remove(&self, name: &str) {
         self.lock().remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_placed_by_its_requests_and_by_who_is_there() {
+        let mixed = |load: &[usize], current| best_place(load, 1, current, Traffic::Mixed);
+        assert_eq!(mixed(&[0, 0, 0], 0), 1);
+        assert_eq!(mixed(&[0, CONNECTIONS_AT_HOME - 1, 0], 2), 1);
+        assert_eq!(mixed(&[1, CONNECTIONS_AT_HOME, 0], 0), 2);
+        assert_eq!(mixed(&[0, CONNECTIONS_AT_HOME, 0], 2), 2, "it need not move");
+        assert_eq!(mixed(&[4, 4, 4], 0), 1, "home, where that is as good");
+
+        let large = |load: &[usize], current| best_place(load, 1, current, Traffic::LargeReads);
+        assert_eq!(large(&[0, 0, 0], 1), 0);
+        assert_eq!(large(&[0, 0, 0], 2), 2);
+        assert_eq!(large(&[3, 0, 2], 0), 2);
+        assert_eq!(best_place(&[7], 0, 0, Traffic::LargeReads), 0, "there is no other");
     }
 }

@@ -7,8 +7,8 @@
 //! docs/nbd-support.md says exactly what is and what is not.
 //!
 //! In reading order: `wire` (bytes), `limits`, `export` (what is served), `context` (what may be asked about ranges),
-//! `command` (is this request legal?), `handshake`, `session` (one connection's state, `serve`), `transmission` (the
-//! receiver), `inbox` (its buffer), `payload` (a request's buffers), `crew` (the tasks that do requests), `execute` (a request against the device), `reply`
+//! `command` (is this request legal?), `handshake`, `connection` (from its greeting to its end), `session` (its state while it serves),
+//! `transmission` (the receiver), `traffic` (what it has been asked of late), `inbox` (its buffer), `payload` (a request's buffers), `crew` (the tasks that do requests), `execute` (a request against the device), `reply`
 //! (the sender), `client`.
 //!
 //! Invariants:
@@ -21,6 +21,7 @@
 
 mod client;
 mod command;
+mod connection;
 mod context;
 mod crew;
 mod execute;
@@ -33,12 +34,15 @@ mod reply;
 mod session;
 mod signal;
 mod stop;
+mod traffic;
 mod transmission;
 mod wire;
 
 pub use client::{Client, ClientError};
+pub use connection::{Handover, Negotiated, Served, negotiate, serve, take_over};
 pub use export::{Attached, Export, ExportInfo, Exports, kernel_flags};
 pub use limits::{Limits, MESSAGE_BYTES_PER_CONNECTION, Pools};
-pub use session::{Handover, Negotiated, SessionEnd, negotiate, serve, serve_kernel, take_over};
+pub use session::SessionEnd;
 pub use stop::Stop;
+pub use traffic::Traffic;
 pub use wire::Errno;

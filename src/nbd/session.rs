@@ -1,15 +1,15 @@
-//! One connection from its greeting to its end.
+//! What the tasks of one connection share while it serves requests.
 //!
 //! After the handshake a connection is a receiver, a sender, a crew of tasks that do requests in between, and a watch over
 //! the three. They share a [`Session`], whose counters say what is in flight.
 //!
-//! States: *receiving* until the peer leaves, breaks the protocol, breaks off, or the server stops; then *draining* until
-//! all requests taken have been answered; then *over*. Being *broken* is no state of its own: it only means that answers
-//! go nowhere.
+//! States: *receiving* until the peer leaves, breaks the protocol, breaks off, the server stops, or the traffic changes; then
+//! *draining* until all requests taken have been answered; then *over*. Being *broken* is no state of its own: it only means
+//! that answers go nowhere.
 //!
 //! Invariants:
 //! - `requests` counts those taken and not yet released by the sender, `bytes` what they hold of the pool.
-//! - The first reason to end is the one reported.
+//! - The first reason to end is the one reported. Without one, the receiver has left its inbox for who goes on.
 //! - The connection is not over while a request of it is under way on the device.
 //! - No request begins after the client has hung up, as far as that is known: it may have sent it again by another
 //!   connection, and something newer after it. One that only sends no more still gets its answers.
@@ -26,18 +26,17 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 
 use super::crew::Crew;
-use super::export::{Attached, Exports, Terms};
-use super::handshake::{self, Chosen};
+use super::export::Terms;
 use super::inbox::Inbox;
 use super::limits::{Limits, Pools};
-use super::reply::{Reply, send_replies};
+use super::reply::Reply;
 use super::signal::Signal;
-use super::stop::{Halt, Stop};
-use super::transmission::receive_requests;
-use crate::io::{Clock, Device, IoError, IoErrorKind, PAGE_BYTES, Runtime, Stream};
+use super::stop::Halt;
+use super::traffic::Traffic;
+use crate::io::{Clock, IoError, IoErrorKind, Stream};
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,207 +80,6 @@ impl From<IoError> for SessionEnd {
     }
 }
 
-/// Serves one connection to its end. When this returns, nothing of it is in flight and the stream is shut down.
-///
-/// `stop` ends it early: requests already sent by the client are still served, for as long as the limits say.
-pub async fn serve<S, X, R>(
-    stream: S,
-    exports: X,
-    runtime: R,
-    pools: Pools,
-    limits: Limits,
-    stop: Stop,
-) -> SessionEnd
-where
-    S: Stream + 'static,
-    X: Exports,
-    R: Runtime,
-{
-    match negotiate(stream, exports, runtime, pools, limits, stop).await {
-        Ok(negotiated) => negotiated.serve().await,
-        Err(end) => end,
-    }
-}
-
-/// The handshake alone. After an error the stream is shut down.
-pub async fn negotiate<S, X, R>(
-    stream: S,
-    exports: X,
-    runtime: R,
-    pools: Pools,
-    limits: Limits,
-    stop: Stop,
-) -> Result<Negotiated<S, X::Device, R>, SessionEnd>
-where
-    S: Stream + 'static,
-    X: Exports,
-    R: Runtime,
-{
-    let stream = Rc::new(stream);
-    let halt = Halt::of_server(stop);
-    match shake_in_time(&stream, &exports, &runtime, &pools, &limits, &halt).await {
-        Ok((inbox, chosen)) => Ok(Negotiated { stream, runtime, pools, limits, halt, inbox, chosen }),
-        Err(end) => Err(take_leave(stream.as_ref(), &runtime, &limits, end).await),
-    }
-}
-
-/// A connection that has its handshake behind it and its requests before it.
-pub struct Negotiated<S, D, R> {
-    stream: Rc<S>,
-    runtime: R,
-    pools: Pools,
-    limits: Limits,
-    halt: Halt,
-    inbox: Inbox<S, R>,
-    chosen: Chosen<D>,
-}
-
-/// What the handshake led to, for another thread to go on with: [`take_over`].
-#[derive(Debug)]
-pub struct Handover {
-    terms: Terms,
-    /// What the client has sent after it.
-    received: Vec<u8>,
-}
-
-impl<S, D, R> Negotiated<S, D, R>
-where
-    S: Stream + 'static,
-    D: Device + Clone + 'static,
-    R: Runtime,
-{
-    /// The stream, which nobody uses at the moment.
-    pub fn stream(&self) -> &S {
-        &self.stream
-    }
-
-    /// What the client chose.
-    pub fn device(&self) -> &D {
-        &self.chosen.device
-    }
-
-    /// Serves it here to its end.
-    pub async fn serve(self) -> SessionEnd {
-        let Negotiated { stream, runtime, pools, limits, halt, inbox, chosen } = self;
-        let end = transmit(&stream, &runtime, pools, limits, halt, inbox, chosen).await;
-        take_leave(stream.as_ref(), &runtime, &limits, end).await
-    }
-
-    /// Whether it can be handed over: not a client that has sent more than a page after the handshake, which no client does
-    /// that waits for the end of it.
-    pub fn is_portable(&self) -> bool {
-        self.inbox.received_bytes() <= PAGE_BYTES
-    }
-
-    /// Gives it up, without a word to the client: its stream is to live on elsewhere, by another descriptor. The client
-    /// counts as attached until the hold is dropped. Panics if it is not portable.
-    pub fn hand_over(self) -> (Handover, Attached) {
-        assert!(self.is_portable());
-        (Handover { terms: self.chosen.terms, received: self.inbox.into_received() }, self.chosen.attached)
-    }
-}
-
-/// Serves a connection whose handshake was done elsewhere. Otherwise like [`serve`].
-#[allow(clippy::too_many_arguments)] // all that a connection is made of
-pub async fn take_over<S, D, R>(
-    stream: S,
-    handover: Handover,
-    device: D,
-    attached: Attached,
-    runtime: R,
-    pools: Pools,
-    limits: Limits,
-    stop: Stop,
-) -> SessionEnd
-where
-    S: Stream + 'static,
-    D: Device + Clone + 'static,
-    R: Runtime,
-{
-    let stream = Rc::new(stream);
-    let halt = Halt::of_server(stop);
-    let mut inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), &limits, &pools).await;
-    inbox.put_back(&handover.received);
-    let chosen = Chosen { device, terms: handover.terms, attached };
-    Negotiated { stream, runtime, pools, limits, halt, inbox, chosen }.serve().await
-}
-
-/// Serves one connection whose client knows the export already and needs no handshake: the kernel's. Otherwise like
-/// [`serve`]; what is not answered at a stop, the client asks again elsewhere.
-pub async fn serve_kernel<S, D, R>(
-    stream: S,
-    device: D,
-    attached: Attached,
-    runtime: R,
-    pools: Pools,
-    limits: Limits,
-    stop: Stop,
-) -> SessionEnd
-where
-    S: Stream + 'static,
-    D: Device + Clone + 'static,
-    R: Runtime,
-{
-    let terms = Terms::of_kernel(&device.info(), &pools);
-    let handover = Handover { terms, received: Vec::new() };
-    take_over(stream, handover, device, attached, runtime, pools, limits, stop).await
-}
-
-async fn take_leave<S: Stream, R: Clock>(
-    stream: &S,
-    runtime: &R,
-    limits: &Limits,
-    end: SessionEnd,
-) -> SessionEnd {
-    if let Either::Right(_) = select(pin!(stream.close()), pin!(runtime.sleep(limits.close_timeout))).await {
-        stream.shutdown();
-    }
-    tracing::debug!(%end, "connection over");
-    end
-}
-
-/// The handshake, but no longer than the limit says.
-async fn shake_in_time<S: Stream, X: Exports, R: Runtime>(
-    stream: &Rc<S>,
-    exports: &X,
-    runtime: &R,
-    pools: &Pools,
-    limits: &Limits,
-    halt: &Halt,
-) -> Result<(Inbox<S, R>, Chosen<X::Device>), SessionEnd> {
-    let shake = async {
-        let mut inbox = Inbox::new(stream.clone(), runtime.clone(), halt.clone(), limits, pools).await;
-        let chosen = handshake::shake(stream.as_ref(), &mut inbox, exports, pools, limits).await?;
-        Ok((inbox, chosen))
-    };
-    match select(pin!(shake), pin!(runtime.sleep(limits.handshake_timeout))).await {
-        Either::Left((shaken, _)) => shaken,
-        Either::Right(_) => Err(SessionEnd::HandshakeTimeout),
-    }
-}
-
-/// Everything after the handshake.
-async fn transmit<S: Stream + 'static, D: Device + Clone + 'static, R: Runtime>(
-    stream: &Rc<S>,
-    runtime: &R,
-    pools: Pools,
-    limits: Limits,
-    mut halt: Halt,
-    mut inbox: Inbox<S, R>,
-    chosen: Chosen<D>,
-) -> SessionEnd {
-    let Chosen { device, terms, attached } = chosen;
-    halt.add_export(attached.stop.clone());
-    inbox.stop_by(halt.clone());
-    let session = Rc::new(Session::new(stream.clone(), device, runtime.clone(), terms, pools, limits, halt));
-    runtime.spawn(receive_requests(session.clone(), inbox));
-    runtime.spawn(send_replies(session.clone()));
-    session.watch().await;
-    session.crew.dismiss();
-    drop(attached);
-    session.end.get().expect("a receiver ends with a reason")
-}
-
 /// What the tasks of one connection share.
 pub(super) struct Session<S, D, R> {
     pub(super) stream: Rc<S>,
@@ -302,6 +100,8 @@ pub(super) struct Session<S, D, R> {
     sending: Cell<bool>,
     pub(super) broken: Cell<bool>,
     end: Cell<Option<SessionEnd>>,
+    /// What the receiver has left for who goes on, and how the traffic has changed.
+    left: Cell<Option<(Inbox<S, R>, Traffic)>>,
     sending_since: Cell<Option<Duration>>,
     payload_until: Cell<Option<Duration>>,
     /// When the watch will look by itself.
@@ -318,7 +118,7 @@ pub(super) struct Session<S, D, R> {
 }
 
 impl<S, D, R> Session<S, D, R> {
-    fn new(
+    pub(super) fn new(
         stream: Rc<S>,
         device: D,
         runtime: R,
@@ -343,6 +143,7 @@ impl<S, D, R> Session<S, D, R> {
             sending: Cell::new(true),
             broken: Cell::new(false),
             end: Cell::new(None),
+            left: Cell::new(None),
             sending_since: Cell::new(None),
             payload_until: Cell::new(None),
             watching_until: Cell::new(None),
@@ -409,6 +210,13 @@ impl<S, D, R> Session<S, D, R> {
         self.work.wake();
     }
 
+    /// The receiver has ended for no other reason than that the traffic has changed.
+    pub(super) fn receiver_left(&self, inbox: Inbox<S, R>, traffic: Traffic) {
+        self.left.set(Some((inbox, traffic)));
+        self.receiving.set(false);
+        self.work.wake();
+    }
+
     pub(super) fn sender_ended(&self) {
         assert!(self.is_drained() && self.bytes.get() == 0);
         self.sending.set(false);
@@ -466,6 +274,15 @@ impl<S: Stream, D, R: Clock> Session<S, D, R> {
         self.stream.shutdown();
         self.room.wake();
         self.broke.wake();
+    }
+
+    /// Waits until nothing of it is in flight: what the receiver has left, or why it is over.
+    pub(super) async fn until_over(&self) -> Result<(Inbox<S, R>, Traffic), SessionEnd> {
+        self.watch().await;
+        match self.end.get() {
+            Some(end) => Err(end),
+            None => Ok(self.left.take().expect("a receiver ends with a reason, or leaves its inbox")),
+        }
     }
 
     /// Cuts off a peer that stalls; returns when the connection is over. Sets a timer only where something is awaited

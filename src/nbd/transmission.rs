@@ -21,18 +21,26 @@ use super::limits::{LARGE_WRITE_BYTES, PAYLOAD_BYTES_MAX};
 use super::payload::{Few, read_pieces, reserved_bytes, without_leads, write_lens};
 use super::reply::Reply;
 use super::session::{Session, SessionEnd};
+use super::traffic::{Traffic, TrafficWatch};
 use super::wire::{Errno, Framing, Request};
-use crate::io::{Buf, Device, Fua, Pool, Runtime, Stream};
+use crate::io::{Buf, Device, Fua, PAGE_BYTES, Pool, Runtime, Stream};
 
-/// Takes requests until there is a reason to take no more.
-pub(super) async fn receive_requests<S, D, R>(session: Rc<Session<S, D, R>>, inbox: Inbox<S, R>)
-where
+/// Takes requests until there is a reason to take no more, or the watch tells of a change.
+pub(super) async fn receive_requests<S, D, R>(
+    session: Rc<Session<S, D, R>>,
+    inbox: Inbox<S, R>,
+    watch: Option<TrafficWatch>,
+) where
     S: Stream + 'static,
     D: Device + Clone + 'static,
     R: Runtime,
 {
-    let mut receiver = Receiver { session: session.clone(), inbox };
+    let mut receiver = Receiver { session: session.clone(), inbox, watch };
     let end = loop {
+        if let Some(traffic) = receiver.change() {
+            session.receiver_left(receiver.inbox, traffic);
+            return;
+        }
         // In a box, which is there once and not for every request: most of them need no wait.
         let taken = match receiver.take_at_once() {
             Some(taken) => taken,
@@ -49,6 +57,7 @@ where
 struct Receiver<S, D, R> {
     session: Rc<Session<S, D, R>>,
     inbox: Inbox<S, R>,
+    watch: Option<TrafficWatch>,
 }
 
 impl<S, D, R> Receiver<S, D, R>
@@ -57,6 +66,12 @@ where
     D: Device + Clone + 'static,
     R: Runtime,
 {
+    /// What the traffic has become; not while more has been received than a page, which is all that can be handed over.
+    fn change(&self) -> Option<Traffic> {
+        let change = self.watch.as_ref()?.change();
+        change.filter(|_| self.inbox.received_bytes() <= PAGE_BYTES)
+    }
+
     /// Takes a READ, or a WRITE with its payload, that has come and whose place and memory are free. None, with nothing changed,
     /// for all else.
     fn take_at_once(&mut self) -> Option<Result<(), SessionEnd>> {
@@ -206,11 +221,14 @@ where
     }
 
     /// The last moment at which a request can be dropped: nobody waits for an answer any more.
-    fn start(&self, request: &Request, reserved_bytes: usize, work: Work) -> Result<(), SessionEnd> {
+    fn start(&mut self, request: &Request, reserved_bytes: usize, work: Work) -> Result<(), SessionEnd> {
         if self.session.broken.get() || self.session.stream.hung_up() {
             drop(work); // gives its memory back before its place
             self.session.release(1, reserved_bytes);
             return Err(SessionEnd::Closed);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.note(if let Work::Read { range, .. } = &work { range.len_bytes } else { 0 });
         }
         let (cookie, offset_bytes) = (request.cookie, request.offset);
         if !self.session.crew.assign(Job { cookie, offset_bytes, reserved_bytes, work }) {

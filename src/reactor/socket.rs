@@ -44,8 +44,11 @@ impl HangUp {
         let (local, file) = (inner.local.clone(), inner.file.clone());
         let watch = Box::pin(async move { op::hang_up(&local, &file).await });
         let (file, watch) = (inner.file.clone(), RefCell::new(watch as _));
-        let hang_up = HangUp { file, half: Cell::default(), seen: Cell::default(), watch };
-        // The first look begins it. A peer may have come and gone already.
+        // A peer may have come and gone already, and the ring tells of nothing before it is entered. Of a connection that was
+        // handed over there are requests that could begin before that.
+        let seen = Cell::new(has_hung_up(&file));
+        let hang_up = HangUp { file, half: Cell::default(), seen, watch };
+        // The first look begins the watch.
         let _gone = hang_up.is_seen();
         hang_up
     }
@@ -58,12 +61,16 @@ impl HangUp {
         }
         // The ring would tell of the half again and again, so the kernel is asked; there is little left to be taken then.
         if self.half.get() && !self.seen.get() {
-            let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
-            let any = poll(&mut polled, PollTimeout::ZERO);
-            self.seen.set(any.is_ok_and(|any| any > 0));
+            self.seen.set(has_hung_up(&self.file));
         }
         self.seen.get()
     }
+}
+
+/// What the kernel knows of it now.
+fn has_hung_up(file: &Descriptor) -> bool {
+    let mut polled = [PollFd::new(file.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|any| any > 0)
 }
 
 struct Inner {

@@ -13,7 +13,7 @@ use crate::world::World;
 
 const SIZE: usize = 16 << 20;
 
-fn with_server(change: impl Fn(&mut Server), test: impl AsyncFn(&Server) + 'static) {
+pub fn with_server(change: impl Fn(&mut Server), test: impl AsyncFn(&Server) + 'static) {
     let world = World::new(11);
     let mut server = Server::of(&world, Disk::new(&world, SIZE));
     change(&mut server);

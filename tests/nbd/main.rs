@@ -7,6 +7,7 @@ mod chunks;
 mod disk;
 mod flow;
 mod handshake;
+mod moving;
 mod peer;
 mod property;
 mod requests;

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use raidd::io::{MAX_BUF_BYTES, Pool, Spawn, Stream};
+use raidd::io::{Buf, Device, IoError, MAX_BUF_BYTES, Pool, Slice, Spawn, Stream};
 use raidd::nbd::{
-    Attached, Export, ExportInfo, Exports, Limits, MESSAGE_BYTES_PER_CONNECTION, Pools, SessionEnd, Stop,
-    serve, serve_kernel,
+    Attached, Export, ExportInfo, Exports, Handover, Limits, MESSAGE_BYTES_PER_CONNECTION, Negotiated, Pools,
+    Served, SessionEnd, Stop, negotiate, serve, take_over,
 };
 
 use crate::disk::Disk;
@@ -57,6 +57,28 @@ pub const EINVAL: u32 = 22;
 pub const ENOSPC: u32 = 28;
 pub const ENOTSUP: u32 = 95;
 pub const ESHUTDOWN: u32 = 108;
+
+/// A wire with more than one descriptor.
+#[derive(Clone)]
+struct Shared(Rc<Wire>);
+
+impl Stream for Shared {
+    async fn recv(&self, buf: Buf) -> Result<(usize, Buf), IoError> {
+        self.0.recv(buf).await
+    }
+
+    async fn send(&self, data: Vec<Slice>) -> Result<(), IoError> {
+        self.0.send(data).await
+    }
+
+    fn shutdown(&self) {
+        self.0.shutdown();
+    }
+
+    fn hung_up(&self) -> bool {
+        self.0.hung_up()
+    }
+}
 
 /// A server of the export "vol0" and of one that is going away, "leaving".
 #[derive(Clone)]
@@ -151,6 +173,34 @@ impl Server {
         Peer { wire: ours, cookie: 0, end, log: RefCell::default() }
     }
 
+    /// A new connection that is served anew, by another descriptor, whenever its traffic changes; `moves` counts that.
+    pub fn connect_moving(&self, moves: Rc<Cell<usize>>) -> Peer {
+        let (ours, theirs) = self.world.wire(self.piece, self.capacity);
+        let end = Rc::new(Cell::new(None));
+        let (slot, server, mut stream) = (end.clone(), self.clone(), Shared(Rc::new(theirs)));
+        self.world.spawn(async move {
+            let Server { world, pools, limits, stop, .. } = server.clone();
+            let first = negotiate(stream.clone(), server.clone(), world, pools, limits, stop).await;
+            let mut client: Negotiated<Shared, Disk, World> = first.unwrap_or_else(|end| panic!("{end}"));
+            let end = loop {
+                match client.serve_while_alike().await {
+                    Served::Over(end) => break end,
+                    Served::Changed(changed) => client = *changed,
+                }
+                assert!(client.is_portable());
+                moves.set(moves.get() + 1);
+                stream = Shared(stream.0.clone());
+                let (handover, _before) = client.hand_over();
+                let attached = server.attach("vol0").expect("it is not leaving");
+                let Server { world, disk, pools, limits, stop, .. } = server.clone();
+                client =
+                    take_over(stream.clone(), handover, disk, attached, world, pools, limits, stop).await;
+            };
+            slot.set(Some(end));
+        });
+        Peer { wire: ours, cookie: 0, end, log: RefCell::default() }
+    }
+
     /// A connection of the kernel's: in the transmission phase from the start.
     pub fn connect_kernel(&self) -> Peer {
         let (ours, theirs) = self.world.wire(self.piece, self.capacity);
@@ -159,15 +209,21 @@ impl Server {
         self.world.spawn(async move {
             let attached = server.attach("vol0").expect("it is not leaving");
             let (world, disk, pools) = (server.world.clone(), server.disk.clone(), server.pools.clone());
-            let ended = serve_kernel(theirs, disk, attached, world, pools, server.limits, server.stop).await;
-            slot.set(Some(ended));
+            let handover = Handover::of_kernel(&disk.info(), &pools);
+            let client =
+                take_over(theirs, handover, disk, attached, world, pools, server.limits, server.stop);
+            slot.set(Some(client.await.serve().await));
         });
         Peer { wire: ours, cookie: 0, end, log: RefCell::default() }
     }
 
     /// A connection in the transmission phase, told the block sizes or not.
     pub async fn enter(&self, block_sizes: bool) -> Peer {
-        let peer = self.connect();
+        self.enter_by(self.connect(), block_sizes).await
+    }
+
+    /// The same for a connection that there is already.
+    pub async fn enter_by(&self, peer: Peer, block_sizes: bool) -> Peer {
         peer.greet(3).await;
         let wanted: &[u16] = if block_sizes { &[3] } else { &[] };
         let replies = peer.option(GO, &info_data(b"vol0", wanted)).await;

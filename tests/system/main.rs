@@ -20,6 +20,7 @@ mod mdadm_conf;
 mod members;
 mod metrics;
 mod mounted;
+mod moving;
 mod openapi;
 mod pki;
 mod ppl;
