@@ -292,9 +292,12 @@ Example:
     /// a scrub has ended the next one begins by itself, 1m to 3650d, or never. auto_re_add: whether a member
     /// that disappeared and is there again is caught up by itself: on, off, or spare: added anew where it cannot be.
     /// write_through: whether every write is on stable media when it is answered, on or off: for clients that go on when this
-    /// machine has lost power, and do not send again what they had not flushed.
+    /// machine has lost power, and do not send again what they had not flushed. read_policy: which copy of a mirror is read:
+    /// round-robin, least-pending, latency (the one that is likely to answer first) or prefer=SLOT. hedge: when a read is asked
+    /// of other members, too, as it takes long: off, auto (8 times as long as usual, and 2ms at least), or a time, 1ms to 60s.
+    /// spare_group: arrays with the same word share their spares, as with mdadm's spare-group; none: not any more.
     #[command(
-        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s scrub_interval=30d\n  raidctl tune vol0"
+        after_help = "Example:\n  raidctl tune vol0 recovery_max=500M member_timeout=2s scrub_interval=30d\n  raidctl tune vol0 read_policy=latency hedge=auto\n  raidctl tune vol0"
     )]
     Tune {
         /// The array

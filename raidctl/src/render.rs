@@ -147,6 +147,9 @@ pub fn tuning(tuning: &Tuning) -> String {
     );
     line("write_through", tuning.write_through.map(|on| if on { "on" } else { "off" }.to_owned()));
     line("auto_re_add", tuning.auto_re_add.map(|policy| policy.as_str().to_owned()));
+    line("read_policy", tuning.read_policy.map(|policy| policy.to_string()));
+    line("hedge", tuning.hedge.map(|hedge| hedge.to_string()));
+    line("spare_group", tuning.spare_group.clone().filter(|group| !group.is_empty()));
     text
 }
 
@@ -385,6 +388,7 @@ mod tests {
             device: None,
             redundancy: None,
             traffic: None,
+            concerns: Vec::new(),
         }
     }
 
@@ -484,7 +488,7 @@ ARRAY OFFSET  BYTES  MEMBER OFFSET  LIAR        REPAIRED
 
     #[test]
     fn settings_can_be_given_back() {
-        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nwrite_through=on\nauto_re_add=spare\n";
+        let settings = "recovery_min=1000K\nrecovery_max=200000K\nmember_timeout=1500ms\nscrub_interval=30d\nwrite_through=on\nauto_re_add=spare\nread_policy=prefer=1\nhedge=20ms\nspare_group=tank\n";
         let parsed = Tuning::parse(settings.lines()).unwrap();
         assert_eq!(tuning(&parsed), settings);
         assert_eq!(tuning(&Tuning::parse(["scrub_interval=0"]).unwrap()), "scrub_interval=never\n");

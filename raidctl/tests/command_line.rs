@@ -105,6 +105,7 @@ fn array(name: &str, warnings: &[String]) -> Status {
         device: None,
         redundancy: None,
         traffic: None,
+        concerns: Vec::new(),
     }
 }
 

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// An event. Its name is mdadm's: `NewArray`, `DegradedArray`, `Fail`, `FailSpare`, `SpareActive`, `RebuildStarted`,
-/// `Rebuild20` and so on, `RebuildFinished`, `DeviceDisappeared`; and one of our own:
-/// `MemberReturned`, for a member that disappeared and was taken back without being asked.
+/// `Rebuild20` and so on, `RebuildFinished`, `DeviceDisappeared`,
+/// `MoveSpare`, mdadm's too, for a spare of another array of its group; and some of our own:
+/// `MemberReturned`, for a member that disappeared and was taken back without being asked, and what the health watch has found:
+/// `SlowMember`, `CorrectedErrors`, `ScrubOverdue`, `RedundancyLost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Counts events, also over restarts of the daemon.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Tuning;
+use super::{Concern, Tuning};
 
 /// One array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,6 +74,9 @@ pub struct Status {
     /// What has been read and written; none while the array does not run.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
     pub traffic: Option<Traffic>,
+    /// What the health watch has found; its sentences are among the warnings, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub concerns: Vec<Concern>,
 }
 
 /// Bytes since the array was started. What members are written for each byte of a client's is n/(n-1) at best with one parity,
@@ -206,6 +209,7 @@ macro_rules! words {
         }
     };
 }
+pub(super) use words;
 
 words! {
     /// What an array does.
@@ -343,6 +347,7 @@ mod tests {
             device: None,
             redundancy: None,
             traffic: None,
+            concerns: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{parse_duration_ms, parse_size};
+use super::{Hedge, ReadPolicy, parse_duration_ms, parse_size};
 
 /// The shortest time that a member may be given for an operation: less fails disks for a hiccup.
 pub const MEMBER_TIMEOUT_MS_MIN: u64 = 1000;
@@ -18,6 +18,9 @@ pub const MEMBER_TIMEOUT_MS_MAX: u64 = 600_000;
 pub const SCRUB_INTERVAL_MS_MIN: u64 = 60_000;
 /// The longest: ten years.
 pub const SCRUB_INTERVAL_MS_MAX: u64 = 3650 * 86_400_000;
+
+/// The longest name of a group that shares spares.
+const SPARE_GROUP_BYTES_MAX: usize = 64;
 
 /// What becomes of a member that disappeared (its device was gone, or did not answer) and is there again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,7 +36,7 @@ pub enum AutoReAdd {
 }
 
 /// Settings of an array; none: as it is, and in what is remembered: the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
     /// Bytes a second of each member, below which clients do not push a sync action.
@@ -55,6 +58,18 @@ pub struct Tuning {
     /// this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_through: Option<bool>,
+    /// Which copy of a mirror is read: `round-robin`, `least-pending`, `latency` or `prefer=SLOT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^(round-robin|least-pending|latency|prefer=[0-9]{1,3})$")]
+    pub read_policy: Option<ReadPolicy>,
+    /// When a read is asked of other members, too: `off`, `auto` or a time like `20ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^(off|auto|[1-9][0-9]{0,3}ms)$")]
+    pub hedge: Option<Hedge>,
+    /// The group of arrays that share their spares: one that has lost a member and has none gets another's. Empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9._-]{0,64}$")]
+    pub spare_group: Option<String>,
 }
 
 impl Tuning {
@@ -75,10 +90,15 @@ impl Tuning {
                 "auto_re_add" => tuning.auto_re_add = Some(AutoReAdd::parse(value)?),
                 "scrub_interval" => tuning.scrub_interval_ms = Some(interval(value)?),
                 "write_through" => tuning.write_through = Some(switch(key, value)?),
+                "read_policy" => tuning.read_policy = Some(ReadPolicy::parse(value)?),
+                "hedge" => tuning.hedge = Some(Hedge::parse(value)?),
+                "spare_group" => {
+                    tuning.spare_group = Some(if value == "none" { String::new() } else { value.to_owned() });
+                }
                 _ => {
                     return Err(format!(
                         "there is no setting {key:?}: choose recovery_min, recovery_max, member_timeout, scrub_interval, \
-                         auto_re_add or write_through"
+                         auto_re_add, write_through, read_policy, hedge or spare_group"
                     ));
                 }
             }
@@ -111,6 +131,15 @@ impl Tuning {
         {
             return Err("scrub_interval is out of bounds: choose between 1m and 3650d, or never".to_owned());
         }
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if let Some(group) = &self.spare_group
+            && !(group.len() <= SPARE_GROUP_BYTES_MAX && group.bytes().all(is_legal))
+        {
+            return Err(format!(
+                "spare_group={group:?} is no name for a group: use up to {SPARE_GROUP_BYTES_MAX} letters, digits, dots, dashes \
+                 and underscores, or none"
+            ));
+        }
         Ok(())
     }
 
@@ -124,6 +153,9 @@ impl Tuning {
             scrub_interval_ms: self.scrub_interval_ms.or(other.scrub_interval_ms),
             auto_re_add: self.auto_re_add.or(other.auto_re_add),
             write_through: self.write_through.or(other.write_through),
+            read_policy: self.read_policy.or(other.read_policy),
+            hedge: self.hedge.or(other.hedge),
+            spare_group: self.spare_group.or(other.spare_group),
         }
     }
 }
@@ -194,6 +226,9 @@ mod tests {
             (&["member_timeout=5"], "5s"),
             (&["auto_re_add=yes"], "on, off or spare"),
             (&["write_through=yes"], "on or off"),
+            (&["read_policy=best"], "least-pending"),
+            (&["hedge=on"], "off, auto"),
+            (&["spare_group=a b"], "letters, digits"),
             (&["scrub_interval=59s"], "between 1m and 3650d"),
             (&["scrub_interval=3651d"], "between 1m and 3650d"),
             (&["colour=red"], "recovery_min, recovery_max, member_timeout"),
@@ -207,7 +242,7 @@ mod tests {
     fn what_is_not_named_stays() {
         let old = Tuning::parse(["recovery_min=1M", "member_timeout=5s"]).unwrap();
         let new = Tuning::parse(["member_timeout=2s"]).unwrap();
-        assert_eq!(new.or(old), Tuning::parse(["recovery_min=1M", "member_timeout=2s"]).unwrap());
+        assert_eq!(new.clone().or(old), Tuning::parse(["recovery_min=1M", "member_timeout=2s"]).unwrap());
         assert_eq!(serde_json::to_string(&new).unwrap(), r#"{"member_timeout_ms":2000}"#);
     }
 }

@@ -1,20 +1,24 @@
 //! What monitoring reads: the facts of all arrays in Prometheus' text format.
 //!
-//! Nothing is counted here. At each scrape the status documents are asked for and told as they are, so that they and the
-//! metrics cannot disagree. Names and units are as <https://prometheus.io/docs/practices/naming/> wants them: base units,
+//! Nothing is counted here. At each scrape the documents of `api` are asked for and told as they are, so that they and the
+//! metrics cannot disagree: status here, counts and latencies in `work`. Names and units are as <https://prometheus.io/docs/practices/naming/> wants them: base units,
 //! `_total` for what only rises, `_info` for what is text.
 //!
 //! Counters of an array begin at its start: they fall to 0 when it is stopped and started, as Prometheus expects of any.
 
-use std::time::Duration;
+mod work;
 
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
 
-use crate::api::{ArrayState, Health, Member, MemberState, Status, SyncAction};
+use super::Operator;
+use crate::api::{
+    ArrayState, Command, DaemonStatus, Health, Member, MemberState, Problem, Reply, Stats, Status, SyncAction,
+};
 
 type Gauges = GenericGaugeVec<AtomicF64>;
 type Counters = GenericCounterVec<AtomicU64>;
+type Times = GenericCounterVec<AtomicF64>;
 
 const STATES: [ArrayState; 4] =
     [ArrayState::Clean, ArrayState::Active, ArrayState::ReadOnly, ArrayState::Inactive];
@@ -33,16 +37,39 @@ const ACTIONS: [SyncAction; 5] =
 /// The type of [`text`], for HTTP.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// All metrics of these arrays. `started` is when raidd was, since 1970.
-pub(super) fn text(arrays: &[Status], started: Duration) -> String {
+/// All metrics, as of now.
+pub(super) async fn scrape(operator: &impl Operator) -> Result<String, Problem> {
+    let Reply::Daemon(daemon) = operator.execute(Command::Daemon).await? else {
+        unreachable!("what the daemon is");
+    };
+    let Reply::Arrays(arrays) = operator.execute(Command::List).await? else {
+        unreachable!("a list answers with arrays");
+    };
+    let mut stats = Vec::new();
+    for array in arrays.iter().filter(|array| array.state != ArrayState::Inactive) {
+        // One that has been stopped meanwhile has none any more.
+        if let Ok(Reply::Stats(of_array)) =
+            operator.execute(Command::Stats { name: array.name.clone() }).await
+        {
+            stats.push(*of_array);
+        }
+    }
+    Ok(text(&daemon, &arrays, &stats))
+}
+
+/// All metrics of these arrays, and what those of them have done that run.
+fn text(daemon: &DaemonStatus, arrays: &[Status], stats: &[Stats]) -> String {
     let sheet = Sheet(Registry::new());
-    sheet.of_raidd(started);
+    sheet.of_raidd(daemon);
+    sheet.of_daemon(daemon);
     sheet.of_arrays(arrays);
+    sheet.of_concerns(arrays);
     sheet.of_sync(arrays);
     sheet.of_members(arrays);
-    TextEncoder::new()
-        .encode_to_string(&sheet.0.gather())
-        .expect("every family has a name, a help and a type")
+    let latencies = [sheet.of_clients(stats), sheet.of_work(stats)];
+    let mut families = sheet.0.gather();
+    families.extend(latencies.into_iter().filter_map(work::Latencies::family));
+    TextEncoder::new().encode_to_string(&families).expect("every family has a name, a help and a type")
 }
 
 /// The metrics of one scrape.
@@ -61,11 +88,18 @@ impl Sheet {
         family
     }
 
-    fn of_raidd(&self, started: Duration) {
+    /// A counter of seconds.
+    fn time(&self, name: &str, help: &str, labels: &[&str]) -> Times {
+        let family = Times::new(Opts::new(name, help), labels).expect("names and labels are legal");
+        self.0.register(Box::new(family.clone())).expect("every family is made once");
+        family
+    }
+
+    fn of_raidd(&self, daemon: &DaemonStatus) {
         let info = self.gauge("raidd_build_info", "Version of raidd.", &["version"]);
-        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        info.with_label_values(&[&daemon.version]).set(1.0);
         let start = self.gauge("raidd_start_time_seconds", "When raidd was started, since 1970 (UTC).", &[]);
-        start.with_label_values::<&str>(&[]).set(started.as_secs_f64());
+        start.with_label_values::<&str>(&[]).set(daemon.started_unix_ms as f64 / 1e3);
     }
 
     fn of_arrays(&self, arrays: &[Status]) {

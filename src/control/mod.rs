@@ -13,6 +13,7 @@
 //! - It runs on a thread of its own ([`start`]), so a slow client costs nobody anything.
 
 mod admission;
+mod members;
 mod metrics;
 mod openapi;
 mod routes;
@@ -22,7 +23,6 @@ mod socket;
 mod tests;
 
 use std::future::Future;
-use std::time::Duration;
 
 pub use admission::Admission;
 pub use routes::router;
@@ -43,9 +43,6 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub trait Operator: Send + Sync + 'static {
     /// Does it, and answers when it is done. A returned [`Problem`] says in one line what, why, and what to do.
     fn execute(&self, command: Command) -> impl Future<Output = Result<Reply, Problem>> + Send;
-
-    /// When it was started, since 1970.
-    fn started(&self) -> Duration;
 
     /// What has happened so far, oldest first, and what happens from now on, with nothing in between. The latter ends
     /// when the daemon stops; none: it is stopping.

@@ -306,6 +306,16 @@ impl Service {
         }
     }
 
+    /// Where TLS's buffers come from, where there is TLS.
+    pub fn ciphertext(&self) -> Option<&Pool> {
+        self.tls.as_ref().map(|_| &self.ciphertext)
+    }
+
+    /// How many are connected, of all arrays and of none yet.
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Whether nobody is connected any more.
     pub fn is_empty(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0

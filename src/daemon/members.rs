@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::attach::is_own_device;
+use super::membership::Welcome;
 use super::operator::{open_problem, problem};
 use super::patience::{self, Silent};
 use super::probe;
 use crate::api::{BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode};
 use crate::layout::Level;
 use crate::md::create::{CreateError, CreateSpec, Created, NewMember, plan, set_name};
-use crate::md::format_uuid;
+use crate::md::{Role, Superblock, format_uuid};
 use crate::reactor::{Identity, OpenOptions, OpenedDisk};
 use crate::units::Sector;
 
@@ -70,14 +71,14 @@ pub fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Ca
 }
 
 /// Opens a device that is to become a member of a running array, and says whether it was one before. Refused: what holds
-/// anything else, and, with `former_only`, what was no member.
-pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result<(Candidate, bool), Problem> {
+/// anything else, what was no member where only one is welcome, and what is not the spare that it is said to be.
+pub fn open_to_add(path: &str, set_uuid: &[u8; 16], welcome: Welcome) -> Result<(Candidate, bool), Problem> {
     // A device that was just removed is let go when its last operation has ended.
     let options = OpenOptions { wait_for_lock: WAIT_FOR_LOCK, ..OpenOptions::default() };
     let disk = open(Path::new(path), options)?;
     let superblock = probe::superblock(Path::new(path));
     let was_member = superblock.as_ref().is_some_and(|superblock| superblock.set_uuid == *set_uuid);
-    if former_only && !was_member {
+    if welcome == Welcome::Back && !was_member {
         let what = match superblock {
             Some(other) => format!("a member of another array, {}", format_uuid(&other.set_uuid)),
             None => "no md superblock".into(),
@@ -85,7 +86,11 @@ pub fn open_to_add(path: &str, set_uuid: &[u8; 16], former_only: bool) -> Result
         let why = format!("{path} was no member of this array (found: {what}): use add for a new device");
         return Err(problem(ProblemCode::MembersDisagree, why));
     }
+    let is_lent = |superblock: &Superblock| {
+        welcome == Welcome::Spare(superblock.set_uuid) && superblock.role() == Role::Spare
+    };
     if !was_member
+        && !superblock.as_ref().is_some_and(is_lent)
         && let Some(what) = probe::contents(Path::new(path))
             .map_err(|why| problem(ProblemCode::DeviceUnavailable, why.replace(", or use --force", "")))?
     {

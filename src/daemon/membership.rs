@@ -17,20 +17,36 @@ use super::members::{Candidate, identify, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
 use super::registry::Entry;
 use super::report;
-use crate::api::{Fault, Problem, ProblemCode, Reply, Scrub, Tuning};
+use crate::api::{Fault, Hedge, Problem, ProblemCode, ReadPolicy, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::io::Device;
 use crate::md::format_uuid;
 use crate::reactor::{Disk, runtime};
+use crate::units::MemberSlot;
 
 /// Makes settings hold; those that are not named stay.
-pub fn apply(array: &DiskArray, tuning: Tuning) {
+pub fn apply(array: &DiskArray, tuning: &Tuning) {
     array.set_recovery_speed(tuning.recovery_min, tuning.recovery_max);
     if let Some(ms) = tuning.member_timeout_ms {
         array.set_member_timeout(Duration::from_millis(ms));
     }
     if let Some(write_through) = tuning.write_through {
         array.set_write_through(write_through);
+    }
+    if let Some(policy) = tuning.read_policy {
+        array.set_read_policy(match policy {
+            ReadPolicy::RoundRobin => engine::ReadPolicy::RoundRobin,
+            ReadPolicy::LeastPending => engine::ReadPolicy::LeastPending,
+            ReadPolicy::Latency => engine::ReadPolicy::Latency,
+            ReadPolicy::Prefer(slot) => engine::ReadPolicy::Prefer(MemberSlot(slot)),
+        });
+    }
+    if let Some(hedge) = tuning.hedge {
+        array.set_hedge(match hedge {
+            Hedge::Off => engine::Hedge::Off,
+            Hedge::Auto => engine::Hedge::Auto,
+            Hedge::AfterMs(ms) => engine::Hedge::After(Duration::from_millis(ms)),
+        });
     }
 }
 
@@ -43,6 +59,8 @@ pub(super) enum Welcome {
     BackOrNew,
     /// As a new one, whatever it was.
     New,
+    /// As a new one, though it is a spare of the array of this UUID, which has just let go of it.
+    Spare([u8; 16]),
 }
 
 impl Operator {
@@ -184,13 +202,13 @@ impl Operator {
         }
         let uuid = entry.uuid;
         let (Candidate { disk, label }, was_member) =
-            blocking(move || open_to_add(&device, &uuid, welcome == Welcome::Back)).await??;
+            blocking(move || open_to_add(&device, &uuid, welcome)).await??;
         let pool = self.memory.metadata.clone();
         let injectable = self.injectable;
         let device_uuid = uuid::Uuid::new_v4().into_bytes();
         Self::on_array(entry, move |array| async move {
             let disk = MemberDisk::new(Disk::new(disk), &label, injectable);
-            if was_member && welcome != Welcome::New {
+            if was_member && matches!(welcome, Welcome::Back | Welcome::BackOrNew) {
                 let back = match engine::load(disk.clone(), label.clone(), &pool, &runtime()).await {
                     Ok(found) => array.re_add(found).await,
                     Err(refusal) => Err(refusal),
@@ -275,14 +293,18 @@ impl Operator {
     pub(super) async fn tune(&self, name: &str, tuning: Tuning) -> Result<Reply, Problem> {
         let entry = self.entry(name)?;
         let before = self.status_of(&entry).await?.tuning.unwrap_or_default();
-        tuning.or(before).check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
+        tuning.clone().or(before).check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
+        let settings = tuning.clone();
         Self::on_array(&entry, move |array| async move {
-            apply(&array, tuning);
+            apply(&array, &settings);
             Ok(())
         })
         .await?;
+        let settings = tuning.clone();
         self.remember(|state| {
-            state.update(&format_uuid(&entry.uuid), |saved| saved.tuning = tuning.or(saved.tuning))
+            state.update(&format_uuid(&entry.uuid), |saved| {
+                saved.tuning = settings.or(std::mem::take(&mut saved.tuning));
+            })
         });
         if tuning.write_through == Some(true) {
             // What was answered before is meant, too.

@@ -22,6 +22,7 @@ use super::members::{
     Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create,
 };
 use super::membership::apply;
+use super::observe::{Concerns, add_concerns};
 use super::probe;
 use super::registry::Entry;
 use super::report;
@@ -50,9 +51,10 @@ pub struct Operator {
     pub(super) injectable: bool,
     pub(super) ends: Ends,
     pub(super) events: EventLog,
+    pub(super) concerns: Concerns,
     next_id: AtomicU64,
     /// When raidd was started, since 1970.
-    started: Duration,
+    pub(super) started: Duration,
     /// Why arrays that should run do not, by UUID.
     waiting: Mutex<HashMap<String, String>>,
 }
@@ -110,6 +112,7 @@ impl Operator {
             events,
             injectable: config.enable_fault_injection,
             ends: Ends::default(),
+            concerns: Concerns::default(),
             next_id: AtomicU64::new(1),
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             waiting: Mutex::default(),
@@ -217,7 +220,7 @@ impl Operator {
             start: true,
             read_only,
             protected: facts.is_protected,
-            tuning: before.as_ref().map(|saved| saved.tuning).unwrap_or_default(),
+            tuning: before.as_ref().map(|saved| saved.tuning.clone()).unwrap_or_default(),
             last_scrub_unix_seconds: before.as_ref().and_then(|saved| saved.last_scrub_unix_seconds),
             scrub_put_off_unix_seconds: before.as_ref().and_then(|saved| saved.scrub_put_off_unix_seconds),
             attached: before.and_then(|saved| saved.attached),
@@ -539,6 +542,7 @@ impl Operator {
         let mut status = report::status(&facts, &self.listeners, entry.connections() as u64);
         report::add_saved(&mut status, self.saved(&entry.uuid).as_ref());
         status.device = self.device_of(&entry.uuid);
+        add_concerns(&mut status, self.concerns.of(entry.id));
         Ok(status)
     }
 
@@ -591,10 +595,6 @@ impl Operator {
 }
 
 impl control::Operator for Operator {
-    fn started(&self) -> Duration {
-        self.started
-    }
-
     fn events(&self) -> (Vec<Event>, Option<broadcast::Receiver<Event>>) {
         self.events.subscribe()
     }
@@ -629,6 +629,8 @@ impl Operator {
             Command::Replace { name, old, new } => self.replace(&name, old, new).await,
             Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
             Command::Findings { name } => self.findings(&name).await,
+            Command::Stats { name } => self.stats(&name).await,
+            Command::Daemon => Ok(self.daemon()),
             Command::ReadOnly { name } => self.set_read_only(&name, true).await,
             Command::ReadWrite { name } => self.set_read_only(&name, false).await,
             Command::Pause { name } => self.set_paused(&name, true).await,
@@ -678,7 +680,7 @@ async fn start_here(
         return Err(refusal);
     }
     let array = engine::assemble(found, &options, memory, &runtime).await?;
-    apply(&array, tuning);
+    apply(&array, &tuning);
     let name = array.name().to_owned();
     array.listen(move |event| teller.tell_engine(&name, event));
     if protect {

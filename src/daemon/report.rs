@@ -1,15 +1,16 @@
 //! From the engine's facts to the documents of `api`.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::array_home::DiskArray;
 use super::config::NbdListener;
 use super::saved::SavedArray;
 use crate::api::{
-    ArrayState, ConsistencyPolicy, Finding, Findings, Health, Member, MemberState, Spare, Status, SyncAction,
-    SyncStatus, Traffic, Tuning,
+    ArrayState, ConsistencyPolicy, ErrorCounts, Finding, Findings, Health, Hedge, Member, MemberState,
+    MemberStats, Operations, ReadPolicy, Spare, Stats, Status, SyncAction, SyncStatus, Traffic, Tuning,
 };
-use crate::engine::{self, ArrayStatus, MemberStatus, Phase};
+use crate::engine::{self, ArrayStats, ArrayStatus, MemberStatus, Phase};
 use crate::layout::{Level, layout_name};
 use crate::md::format_uuid;
 use crate::units::Sector;
@@ -72,8 +73,19 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
         tuning: Some(Tuning {
             recovery_min: Some(*facts.recovery_bytes_per_sec.start()),
             recovery_max: Some(*facts.recovery_bytes_per_sec.end()),
-            member_timeout_ms: u64::try_from(facts.member_timeout.as_millis()).ok(),
+            member_timeout_ms: Some(millis(facts.member_timeout)),
             write_through: Some(facts.write_through),
+            read_policy: Some(match facts.read_policy {
+                engine::ReadPolicy::RoundRobin => ReadPolicy::RoundRobin,
+                engine::ReadPolicy::LeastPending => ReadPolicy::LeastPending,
+                engine::ReadPolicy::Latency => ReadPolicy::Latency,
+                engine::ReadPolicy::Prefer(slot) => ReadPolicy::Prefer(slot.0),
+            }),
+            hedge: Some(match facts.hedge {
+                engine::Hedge::Off => Hedge::Off,
+                engine::Hedge::Auto => Hedge::Auto,
+                engine::Hedge::After(patience) => Hedge::AfterMs(millis(patience)),
+            }),
             ..Tuning::default()
         }),
         last_scrub_unix_seconds: facts.last_scrub.map(|when| when.as_secs()),
@@ -85,15 +97,56 @@ pub fn status(facts: &ArrayStatus, listeners: &[NbdListener], connections: u64) 
             member_read_bytes: facts.member_bytes.0,
             member_written_bytes: facts.member_bytes.1,
         }),
+        concerns: Vec::new(),
     }
+}
+
+/// What an array has done since it was started.
+pub fn stats(name: &str, facts: &ArrayStats) -> Stats {
+    let members = facts.members.iter().map(|member| MemberStats {
+        slot: member.slot.map(|slot| slot.0),
+        path: Some(member.path.clone()),
+        in_flight: member.in_flight as u64,
+        reads: operations(&member.reads),
+        writes: operations(&member.writes),
+        flushes: operations(&member.flushes),
+        errors: {
+            let engine::Errors { media, timeout, gone, other } = member.errors;
+            ErrorCounts { media, timeout, gone, other }
+        },
+    });
+    Stats {
+        name: name.to_owned(),
+        uptime_ms: millis(facts.times.up),
+        degraded_ms: millis(facts.times.degraded),
+        unavailable_ms: millis(facts.times.unavailable),
+        failover_us: facts.failover.map(|failover| u64::try_from(failover.as_micros()).unwrap_or(u64::MAX)),
+        in_flight: facts.in_flight as u64,
+        reads: operations(&facts.reads),
+        writes: operations(&facts.writes),
+        flushes: operations(&facts.flushes),
+        others: operations(&facts.others),
+        hedged_reads: facts.hedged_reads,
+        members: members.collect(),
+    }
+}
+
+fn operations(facts: &engine::Operations) -> Operations {
+    let engine::Operations { count, errors, bytes, total_us, max_us, ref within } = *facts;
+    Operations { count, errors, bytes, total_us, max_us, within: within.clone() }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the daemon knows of an array beside the engine: settings that are its own, and what was before the last start.
 pub fn add_saved(status: &mut Status, saved: Option<&SavedArray>) {
-    let own = saved.map(|saved| saved.tuning).unwrap_or_default();
+    let own = saved.map(|saved| saved.tuning.clone()).unwrap_or_default();
     if let Some(tuning) = &mut status.tuning {
         tuning.scrub_interval_ms = Some(own.scrub_interval_ms.unwrap_or(0));
         tuning.auto_re_add = Some(own.auto_re_add.unwrap_or_default());
+        tuning.spare_group = own.spare_group;
     }
     let before = saved.and_then(|saved| saved.last_scrub_unix_seconds);
     status.last_scrub_unix_seconds = status.last_scrub_unix_seconds.or(before);
@@ -204,6 +257,7 @@ pub fn inactive(last: &Status, why: Option<String>) -> Status {
     status.connections = 0;
     status.sync = SyncStatus::idle(0);
     (status.sync_paused, status.tuning, status.redundancy) = (false, None, None);
+    status.concerns.clear();
     status.warnings = why.into_iter().collect();
     for member in &mut status.members {
         member.state = MemberState::Missing;

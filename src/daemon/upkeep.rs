@@ -1,4 +1,5 @@
-//! What the daemon does for its arrays unasked, now and then: scrubs that are due, members that have come back.
+//! What the daemon does for its arrays unasked, now and then: scrubs that are due, members that have come back, a look at
+//! their health, spares for those that have none.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,8 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 
+use super::observe::HealthWatch;
 use super::operator::Operator;
 use super::returning::Returning;
+use super::sharing::Sharing;
 use super::uevents;
 
 /// How often it looks.
@@ -21,6 +24,8 @@ pub async fn run(operator: Arc<Operator>) {
         .inspect_err(|error| tracing::warn!(%error, "no news of devices: they are looked for now and then"))
         .ok();
     let mut returning = Returning::default();
+    let mut health = HealthWatch::new();
+    let mut sharing = Sharing::default();
     loop {
         let entries = operator.service.registry.all();
         returning.keep(|id| entries.iter().any(|entry| entry.id == id));
@@ -28,6 +33,8 @@ pub async fn run(operator: Arc<Operator>) {
             operator.scrub_if_due(&entry).await;
             operator.take_back(&entry, &mut returning).await;
         }
+        health.look(&operator).await;
+        operator.share_spares(&mut sharing).await;
         wait(&mut news, &mut returning).await;
     }
 }

@@ -3,10 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use super::bitmap::Intent;
+use super::choice::Choice;
 use super::deadline::Deadlines;
 use super::gather::Gathering;
+use super::hedge::Hedging;
 use super::locks::RowLocks;
 use super::plan::Trust;
 use super::ppl_log::Logs;
@@ -15,7 +18,8 @@ use super::roster::Roster;
 use super::state::{Phase, State};
 use super::stripe::Unreadable;
 use super::sync::SyncTask;
-use super::traffic::{Traffic, count};
+use super::tally::{Clients, Kind, Standing};
+use super::traffic::Traffic;
 use crate::io::{
     Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, MAX_BUF_BYTES, Pool, Runtime,
     Slice, Zeroing,
@@ -79,11 +83,15 @@ pub struct Array<D, R> {
     /// Who is in the array is changed by one operator at a time.
     pub(super) changes: RowLocks,
     pub(super) mending: Mending,
-    /// Counts reads, so that copies take turns.
-    pub(super) turn: Cell<usize>,
+    /// Which copy is read.
+    pub(super) choice: Choice,
+    pub(super) hedging: Hedging,
     pub(super) sync: SyncTask,
     pub(super) deadlines: Rc<Deadlines>,
     pub(super) traffic: Rc<Traffic>,
+    /// What clients have asked for, and how the array stood meanwhile.
+    pub(super) clients: Clients,
+    pub(super) standing: Standing,
     /// The one lane in which discards are done.
     pub(super) discards: RowLocks,
     /// Every write is durable when it is answered, whether that was asked for or not.
@@ -104,6 +112,30 @@ impl Drop for Busy<'_> {
         let mut state = self.state.borrow_mut();
         state.busy -= 1;
         state.writing -= usize::from(self.to_write);
+    }
+}
+
+/// A client's request under way. Unless it is said to have succeeded, it has failed.
+pub(super) struct Request<'a> {
+    _busy: Busy<'a>,
+    clients: &'a Clients,
+    deadlines: &'a Deadlines,
+    kind: Kind,
+    bytes: u64,
+    began: Duration,
+    is_ok: Cell<bool>,
+}
+
+impl Request<'_> {
+    fn succeeded<T>(&self, answer: T) -> Result<T, IoError> {
+        self.is_ok.set(true);
+        Ok(answer)
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        self.clients.note(self.kind, self.began, self.deadlines.now(), self.bytes, self.is_ok.get());
     }
 }
 
@@ -134,6 +166,20 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         state.busy += 1;
         state.writing += usize::from(to_write);
         Ok(Busy { state: &self.state, to_write })
+    }
+
+    /// Lets a client's request in, which reads or writes so many bytes.
+    fn begin(&self, kind: Kind, bytes: u64) -> Result<Request<'_>, IoError> {
+        let busy = self.enter(matches!(kind, Kind::Write | Kind::Other))?;
+        Ok(Request {
+            _busy: busy,
+            clients: &self.clients,
+            deadlines: &self.deadlines,
+            kind,
+            bytes,
+            began: self.deadlines.now(),
+            is_ok: Cell::new(false),
+        })
     }
 
     /// Bytes of one member's rows that are worked on at a time: large where members are few, so that the scratch of one
@@ -175,12 +221,11 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
 
     async fn read(&self, offset_bytes: u64, buf: Buf) -> Result<Buf, IoError> {
         self.check(offset_bytes, buf.len() as u64, self.block_bytes)?;
-        let _busy = self.enter(false)?;
-        self.sync.last_request.set(self.runtime.now());
         let len = buf.len();
-        count(&self.traffic.client_read, len as u64);
+        let request = self.begin(Kind::Read, len as u64)?;
+        self.sync.last_request.set(request.began);
         if buf.is_empty() {
-            return Ok(buf);
+            return request.succeeded(buf);
         }
         // Nearly all reads lie on one member, and it answers. What else there is has its future in a box: a large one would be
         // copied, and copied again, for every small read.
@@ -188,9 +233,16 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
             Geometry::Copies(copies) => self.lone_copy(copies, offset_bytes, len as u64).unzip(),
             Geometry::Parity(parity) => self.lone_chunk(parity, offset_bytes, len as u64).unzip(),
         };
+        if self.hedging.is_on()
+            && let (Some(lone), Some(avoid)) = (&lone, &avoid)
+        {
+            let (lone, avoid) = (lone.clone(), avoid.clone());
+            let buf = Box::pin(self.read_hedged(offset_bytes, buf, lone, avoid)).await?;
+            return request.succeeded(buf);
+        }
         let buf = match lone {
             Some((member, sector)) => match member.read(sector, buf).await {
-                Ok(buf) => return Ok(buf),
+                Ok(buf) => return request.succeeded(buf),
                 Err(error) => {
                     self.judge_read(&member, sector.0..sector.0 + sectors(len as u64), &error);
                     drop(member);
@@ -199,18 +251,18 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
             },
             None => buf,
         };
-        Box::pin(self.read_apart(offset_bytes, buf, avoid)).await
+        let buf = Box::pin(self.read_apart(offset_bytes, buf, avoid)).await?;
+        request.succeeded(buf)
     }
 
     async fn write(&self, offset_bytes: u64, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
         let len_bytes = data.iter().map(|slice| slice.len() as u64).sum();
         self.check(offset_bytes, len_bytes, 1)?;
-        let _busy = self.enter(true)?;
-        self.sync.last_request.set(self.runtime.now());
+        let request = self.begin(Kind::Write, len_bytes)?;
+        self.sync.last_request.set(request.began);
         if len_bytes == 0 {
-            return Ok(());
+            return request.succeeded(());
         }
-        count(&self.traffic.client_written, len_bytes);
         let fua = self.fua(fua);
         let _ticket = self.activate().await?;
         match &self.geometry {
@@ -222,7 +274,8 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
             }
         }
         // Law 1: whoever was passed over because it had failed is on record before anyone hears of success.
-        self.persist().await
+        self.persist().await?;
+        request.succeeded(())
     }
 
     async fn write_zeroes(
@@ -233,15 +286,16 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
         fua: Fua,
     ) -> Result<(), IoError> {
         self.check(offset_bytes, len_bytes, 1)?;
-        let _busy = self.enter(true)?;
-        self.sync.last_request.set(self.runtime.now());
+        let request = self.begin(Kind::Other, 0)?;
+        self.sync.last_request.set(request.began);
         if len_bytes == 0 {
-            return Ok(());
+            return request.succeeded(());
         }
         let fua = self.fua(fua);
         let _ticket = self.activate().await?;
         self.zero_range(offset_bytes, len_bytes, zeroing, fua).await?;
-        self.persist().await
+        self.persist().await?;
+        request.succeeded(())
     }
 
     async fn zeroes_fast(&self, offset_bytes: u64, len_bytes: u64) -> bool {
@@ -251,15 +305,17 @@ impl<D: Device + 'static, R: Runtime> Device for Array<D, R> {
 
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
         self.check(offset_bytes, len_bytes, 1)?;
-        let _busy = self.enter(true)?;
+        let request = self.begin(Kind::Other, 0)?;
         let _ticket = self.activate().await?;
         self.discard_range(offset_bytes, len_bytes).await?;
-        self.persist().await
+        self.persist().await?;
+        request.succeeded(())
     }
 
     async fn flush(&self) -> Result<(), IoError> {
-        let _busy = self.enter(false)?;
-        self.flush_members().await
+        let request = self.begin(Kind::Flush, 0)?;
+        self.flush_members().await?;
+        request.succeeded(())
     }
 
     fn extent_kinds(&self) -> &[ExtentKind] {
@@ -284,7 +340,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     /// Reads what does not lie on one member, or lies where a read has just failed.
-    async fn read_apart(
+    pub(super) async fn read_apart(
         &self,
         offset_bytes: u64,
         buf: Buf,

@@ -32,6 +32,7 @@ use super::ppl_log::{Logs, room_bytes};
 use super::ranges::RowSet;
 use super::roster::{Roster, Seat};
 use super::state::{Phase, State};
+use super::tally::Standing;
 use super::traffic::Traffic;
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level, Shape};
@@ -133,7 +134,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     let distrusts = start.torn && distrust_filled(&seats, matches!(geometry, Geometry::Parity(_)));
     let others: Vec<_> = seating.spares.iter().map(|&index| take(index, None, false)).collect();
     let name = options.name.clone().unwrap_or_else(|| truth.name());
-    Ok(Rc::new_cyclic(|weak| {
+    let array = Rc::new_cyclic(|weak| {
         let mut array = Array {
             shape,
             geometry,
@@ -169,10 +170,13 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             logs,
             changes: Default::default(),
             mending: Default::default(),
-            turn: Cell::new(0),
+            choice: Default::default(),
+            hedging: Default::default(),
             sync: Default::default(),
             deadlines,
             traffic,
+            clients: Default::default(),
+            standing: Standing::since(runtime.now()),
             discards: Default::default(),
             write_through: Cell::new(false),
             memory: memory.clone(),
@@ -184,7 +188,9 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         let recorded = if options.fresh { truth.resync_offset } else { array.resync_offset(false) };
         array.state.get_mut().recorded = Some(recorded);
         array
-    }))
+    });
+    array.note_standing();
+    Ok(array)
 }
 
 /// The bitmap as it is to be kept up. One that does not cover the array is begun anew, if there is room.
@@ -257,6 +263,8 @@ fn member<D: Device>(
         corrections: RefCell::default(),
         deadlines: deadlines.clone(),
         traffic: traffic.clone(),
+        work: Default::default(),
+        pace: Default::default(),
         last_blame: Cell::new(None),
         is_absent: Cell::new(false),
         awaited: Cell::new(0),

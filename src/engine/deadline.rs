@@ -75,6 +75,11 @@ impl Deadlines {
         })
     }
 
+    /// The array's clock.
+    pub fn now(&self) -> Duration {
+        (self.now)()
+    }
+
     pub fn timeout(&self) -> Duration {
         self.timeout.get()
     }

@@ -60,6 +60,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     }
 
     pub(super) fn tell(&self, event: Event) {
+        self.note_standing();
         if let Some(listener) = &*self.sync.listeners.0.borrow() {
             listener(event);
         }

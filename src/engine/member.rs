@@ -6,10 +6,12 @@ use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
+use super::choice::Pace;
 use super::deadline::Deadlines;
 use super::mutant::{self, Mutant};
 use super::ranges::RowSet;
 use super::repair::Corrections;
+use super::tally::Work;
 use super::traffic::{Traffic, count};
 use crate::io::{Buf, Device, Fua, IoError, IoErrorKind, Slice, Zeroing};
 use crate::md::Superblock;
@@ -85,6 +87,8 @@ pub(super) struct Member<D> {
     pub corrections: RefCell<Corrections>,
     pub deadlines: Rc<Deadlines>,
     pub traffic: Rc<Traffic>,
+    pub work: Work,
+    pub pace: Pace,
     /// What the last operation ended with that speaks against the device.
     pub last_blame: Cell<Option<IoErrorKind>>,
     /// It failed because its device was not there or did not answer; nobody said so, and nothing was wrong with its media.
@@ -160,6 +164,7 @@ impl<D: Device> Member<D> {
         operation: Pin<&mut impl Future<Output = Result<T, IoError>>>,
     ) -> Result<T, IoError> {
         if self.device.in_flight().saturating_sub(self.awaited.get()) >= OVERDUE_MAX {
+            self.work.note_error(SILENT.kind);
             self.last_blame.set(Some(SILENT.kind));
             return Err(SILENT);
         }
@@ -167,6 +172,7 @@ impl<D: Device> Member<D> {
         let _awaited = Awaited(&self.awaited);
         let result = self.deadlines.bound(zeroed_bytes, operation).await;
         result.inspect_err(|error| {
+            self.work.note_error(error.kind);
             if error.blames_media() {
                 self.last_blame.set(Some(error.kind));
             }
@@ -177,8 +183,12 @@ impl<D: Device> Member<D> {
     pub async fn read(&self, sector: Sector, buf: Buf) -> Result<Buf, IoError> {
         // As it is now: what is replayed is on the device before it is forgotten, but this read may come before that.
         let replayed = self.replayed_in(sector, buf.len());
-        count(&self.traffic.member_read, buf.len() as u64);
+        let (len, began) = (buf.len() as u64, self.deadlines.now());
+        count(&self.traffic.member_read, len);
         let result = self.bound(0, pin!(self.device.read(self.place(sector), buf))).await;
+        let took = self.deadlines.now() - began;
+        self.work.reads.note(took, len, result.is_ok());
+        self.pace.note(took);
         let mut buf = result.inspect_err(|error| {
             self.read_errors.set(self.read_errors.get() + 1);
             tracing::warn!(member = self.label, %sector, %error, "read failed");
@@ -200,8 +210,10 @@ impl<D: Device> Member<D> {
 
     /// Writes at a sector of the data area.
     pub async fn write(&self, sector: Sector, data: Vec<Slice>, fua: Fua) -> Result<(), IoError> {
-        count(&self.traffic.member_written, data.iter().map(|slice| slice.len() as u64).sum());
+        let (len, began) = (data.iter().map(|slice| slice.len() as u64).sum(), self.deadlines.now());
+        count(&self.traffic.member_written, len);
         let result = self.bound(0, pin!(self.device.write(self.place(sector), data, fua))).await;
+        self.work.writes.note(self.deadlines.now() - began, len, result.is_ok());
         result.inspect_err(|error| self.note_write_error("write", error))
     }
 
@@ -249,7 +261,9 @@ impl<D: Device> Member<D> {
     }
 
     pub async fn flush(&self) -> Result<(), IoError> {
+        let began = self.deadlines.now();
         let result = self.bound(0, pin!(self.device.flush())).await;
+        self.work.flushes.note(self.deadlines.now() - began, 0, result.is_ok());
         result.inspect_err(|error| self.note_write_error("flush", error))
     }
 

@@ -461,6 +461,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             corrections: RefCell::default(),
             deadlines: self.deadlines.clone(),
             traffic: self.traffic.clone(),
+            work: Default::default(),
+            pace: Default::default(),
             last_blame: Cell::new(None),
             is_absent: Cell::new(false),
             awaited: Cell::new(0),

@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::array::{Array, cut_slices, sectors};
 use super::join::join_each;
 use super::member::{Member, MemberState};
@@ -38,12 +40,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if self.trust(&rows) != Trust::Consistent {
             return None;
         }
-        let (count, turn) = (extent.copies.len(), self.next_turn());
-        (0..count).find_map(|step| {
-            let place = extent.copies[(turn + step) % count];
+        let holders = extent.copies.iter().filter_map(|place| {
             let member = self.reader(place.slot, &(place.sector.0..place.sector.0 + len.0))?;
-            Some(((member, place.sector), Unreadable { slot: place.slot, rows: rows.clone() }))
-        })
+            Some((place.slot, member, place.sector))
+        });
+        let mut holders: SmallVec<[_; 4]> = holders.collect();
+        let (slot, member, sector) = holders.swap_remove(self.choose(&holders)?);
+        Some(((member, sector), Unreadable { slot, rows }))
     }
 
     /// Reads a range, not from where it is to be avoided: the array sectors of an extent, and the slot of a copy.
@@ -133,28 +136,18 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let holders = extent.copies.iter().filter(|place| !avoid.contains(&place_of(place.slot)));
         let holders = holders.filter_map(|place| {
             let rows = place.sector.0..place.sector.0 + extent.len.0;
-            Some((place, self.reader(place.slot, &rows)?))
+            Some((place.slot, self.reader(place.slot, &rows)?, place.sector))
         });
-        let holders: Vec<_> = holders.collect();
-        if holders.is_empty() {
-            return Err(Loss { error: OUT_OF_REACH, unreadable: None });
+        let mut holders: SmallVec<[_; 4]> = holders.collect();
+        if self.trust(&rows) != Trust::Consistent && !mutant::is(Mutant::AnyCopyUntrusted) {
+            holders.truncate(1);
         }
-        let turn = match self.trust(&rows) {
-            Trust::Consistent => self.next_turn() % holders.len(),
-            Trust::Initial | Trust::Unclean if mutant::is(Mutant::AnyCopyUntrusted) => {
-                self.next_turn() % holders.len()
-            }
-            Trust::Initial | Trust::Unclean => 0,
+        let Some(chosen) = self.choose(&holders) else {
+            return Err(Loss { error: OUT_OF_REACH, unreadable: None });
         };
-        let (place, member) = &holders[turn];
-        let result = self.read_member(member, place.sector, buf).await;
-        let slot = place.slot;
+        let (slot, member, sector) = holders.swap_remove(chosen);
+        let result = self.read_member(&member, sector, buf).await;
         result.map_err(|error| Loss { error, unreadable: Some(Unreadable { slot, rows }) })
-    }
-
-    fn next_turn(&self) -> usize {
-        self.turn.set(self.turn.get().wrapping_add(1));
-        self.turn.get()
     }
 
     pub(super) async fn write_copies(

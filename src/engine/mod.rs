@@ -6,7 +6,7 @@
 //!
 //! Where things are: [`assemble`] decides who belongs to an array, [`create`] makes a new one, `state` is who and what
 //! the array is, `superblock` and `bitmap` say WHEN metadata is written, `mirror` serves levels with copies, `stripe`
-//! those with parity (`gather` makes large writes of streams, `plan` decides, `solve` computes), `zeroes` discards and zeroes, `resync` makes redundancy agree.
+//! those with parity (`gather` makes large writes of streams, `plan` decides, `solve` computes), `choice` and `hedge` say whom reads are asked of, `zeroes` discards and zeroes, `resync` makes redundancy agree.
 //!
 //! The laws of data safety that are kept here:
 //! 1. *Acknowledge last.* A write is answered when every in-sync member it concerns has it, or the failure of those
@@ -28,12 +28,14 @@ mod array;
 pub mod assemble;
 mod bad_blocks;
 mod bitmap;
+mod choice;
 pub mod create;
 mod deadline;
 mod error;
 mod events;
 mod extents;
 mod gather;
+mod hedge;
 mod join;
 mod load;
 mod locks;
@@ -55,21 +57,27 @@ mod roster;
 mod scrub;
 mod solve;
 mod state;
+mod stats;
 mod status;
 mod stripe;
 mod superblock;
 mod sync;
+mod tally;
 mod traffic;
 mod zeroes;
 
 pub use absence::Absent;
 pub use array::{Array, Memory};
 pub use assemble::{Options as AssembleOptions, assemble};
+pub use choice::ReadPolicy;
 pub use error::Refusal;
 pub use events::Event;
+pub use hedge::Hedge;
 pub use load::{Found, load};
 pub use member::MemberState;
 pub use scrub::Finding;
 pub use state::{Health, Phase};
+pub use stats::{ArrayStats, MemberStats};
 pub use status::{ArrayStatus, MemberStatus, SyncStatus};
 pub use sync::{RECOVERY_BYTES_PER_SEC_MAX, RECOVERY_BYTES_PER_SEC_MIN, SyncAction};
+pub use tally::{Errors, Operations, Times};

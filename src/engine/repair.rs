@@ -79,10 +79,19 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if error.kind != IoErrorKind::Media || !member.in_sync() {
             return;
         }
+        let slot = member.slot.get().expect("a member in sync has a slot");
+        if !is_parity
+            && member.is_failfast()
+            && self.can_do_without(slot)
+            && self.state.borrow().read_only.is_none()
+        {
+            self.fail_member(member, "a read of it failed, and it is failfast");
+            return;
+        }
         // On a new array parity now decides what is there. It must not come back as something else.
         let decided = is_parity && self.trust(&rows) == Trust::Initial && self.record_bad(member, &rows);
         if !decided {
-            self.mend_later(member.slot.get().expect("a member in sync has a slot"), rows);
+            self.mend_later(slot, rows);
         }
     }
 

@@ -202,6 +202,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         let absent = matches!(member.last_blame.get(), Some(IoErrorKind::Timeout | IoErrorKind::Gone));
         member.is_absent.set(absent);
         tracing::error!(array = self.name(), member = member.label, why, "member failed");
+        if before == MemberState::InSync {
+            self.clients.note_failure(self.runtime.now());
+        }
         self.tell_failure(member, before);
         if let Some(slot) = slot {
             self.roster.borrow_mut().promote_replacement(slot);
@@ -260,6 +263,9 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         }
         state.read_only = Some(why.to_owned());
         state.is_protected = false;
+        drop(state);
+        self.standing.gave_up.set(true);
+        self.note_standing();
     }
 
     /// The resync_offset that the superblocks are to carry.

@@ -1,6 +1,8 @@
 //! A picture of an array for whoever asks. Facts only; words are `api`'s.
 
 use super::array::Array;
+use super::choice::ReadPolicy;
+use super::hedge::Hedge;
 use super::member::{Member, MemberState};
 use super::state::{Health, Phase};
 use super::sync::{Progress, SyncAction};
@@ -63,6 +65,10 @@ pub struct ArrayStatus {
     pub member_timeout: std::time::Duration,
     /// Every write is durable when it is answered.
     pub write_through: bool,
+    /// Which copy of a mirror is read.
+    pub read_policy: ReadPolicy,
+    /// When a read is asked of other members, too.
+    pub hedge: Hedge,
     /// Bytes a second of each member, below which clients do not push a sync action, and above which it does not go.
     pub recovery_bytes_per_sec: std::ops::RangeInclusive<u64>,
     /// Rows are torn by a failed write and will be resynced at the next start.
@@ -150,7 +156,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 .map(|member| member_status(None, Some(member)))
                 .collect(),
             sync,
-            client_bytes: (self.traffic.client_read.get(), self.traffic.client_written.get()),
+            client_bytes: (self.clients.reads.bytes(), self.clients.writes.bytes()),
             member_bytes: (self.traffic.member_read.get(), self.traffic.member_written.get()),
             resync_is_due: state.resync.is_some(),
             is_paused: self.sync.paused.get(),
@@ -158,6 +164,8 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
             last_scrub: self.last_scrub(),
             member_timeout: self.deadlines.timeout(),
             write_through: self.write_through.get(),
+            read_policy: self.read_policy(),
+            hedge: self.hedge(),
             recovery_bytes_per_sec: self.sync.bytes_per_sec_min.get()..=self.sync.bytes_per_sec_max.get(),
             has_suspect_rows: !state.suspect.is_empty(),
         }

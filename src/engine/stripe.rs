@@ -54,7 +54,7 @@ impl Piece {
 pub(super) type Lone<D> = ((Rc<Member<D>>, Sector), Unreadable);
 
 /// What an error has shown to be unreadable on a member, for this once: its rows, in the units of the row locks.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Unreadable {
     pub slot: MemberSlot,
     pub rows: Range<u64>,

@@ -216,9 +216,12 @@ impl Local {
             if !goes_on && self.shared.try_sleep() {
                 let (began, deadline) = (monotonic(), self.timers.borrow().next_deadline());
                 let wait = Wait::AtMost(deadline.map(|deadline| deadline.saturating_sub(began)));
+                self.shared.tell_sleep(began);
                 self.ring.borrow_mut().enter(wait);
                 self.shared.wake_up();
-                vigil.note_wait(monotonic() - began);
+                let woken = monotonic();
+                self.shared.tell_waking(woken);
+                vigil.note_wait(woken - began);
             } else {
                 self.ring.borrow_mut().enter(Wait::No);
             }

@@ -20,12 +20,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_task::Runnable;
 use futures_channel::oneshot;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::executor::{self, Local};
+use super::timer::monotonic;
 
 /// What arrives.
 pub(super) enum Message {
@@ -53,6 +55,12 @@ pub(super) struct Shared {
     asleep: AtomicBool,
     /// Calls of the ring, as far as the reactor has told.
     ring_calls: AtomicU64,
+    /// Nanoseconds in which it has slept, without the present sleep,
+    asleep_ns: AtomicU64,
+    /// and when that began, in nanoseconds of the reactors' clock; 0: it is awake.
+    asleep_since_ns: AtomicU64,
+    /// When it was made, by the reactors' clock.
+    began: Duration,
     event: EventFd,
 }
 
@@ -61,8 +69,17 @@ impl Shared {
         // Blocking, so that a read in the ring waits instead of failing with EAGAIN. A write never blocks: it would
         // take 2^64 of them.
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let (inbox, has_news, asleep, ring_calls) = Default::default();
-        Ok(Shared { index, inbox, has_news, asleep, ring_calls, event })
+        Ok(Shared {
+            index,
+            inbox: Mutex::default(),
+            has_news: AtomicBool::default(),
+            asleep: AtomicBool::default(),
+            ring_calls: AtomicU64::default(),
+            asleep_ns: AtomicU64::default(),
+            asleep_since_ns: AtomicU64::default(),
+            began: monotonic(),
+            event,
+        })
     }
 
     /// Makes a task run: in the local queue on its own thread, else through the inbox.
@@ -138,6 +155,35 @@ impl Shared {
         self.ring_calls.store(calls, Ordering::Relaxed);
     }
 
+    /// For the reactor: it sleeps from now on.
+    pub fn tell_sleep(&self, now: Duration) {
+        self.asleep_since_ns.store(nanos(now).max(1), Ordering::SeqCst);
+    }
+
+    /// For the reactor: it has slept until now.
+    pub fn tell_waking(&self, now: Duration) {
+        let since = self.asleep_since_ns.load(Ordering::SeqCst);
+        let slept = nanos(now).saturating_sub(since);
+        self.asleep_ns.store(self.asleep_ns.load(Ordering::SeqCst) + slept, Ordering::SeqCst);
+        self.asleep_since_ns.store(0, Ordering::SeqCst);
+    }
+
+    /// How long it has slept until now.
+    fn asleep(&self) -> Duration {
+        loop {
+            let since = self.asleep_since_ns.load(Ordering::SeqCst);
+            let before = self.asleep_ns.load(Ordering::SeqCst);
+            let now = nanos(monotonic());
+            // Not while it is just waking, or what it slept would be counted twice, or not at all.
+            if self.asleep_since_ns.load(Ordering::SeqCst) == since
+                && self.asleep_ns.load(Ordering::SeqCst) == before
+            {
+                let present = if since == 0 { 0 } else { now.saturating_sub(since) };
+                return Duration::from_nanos(before + present);
+            }
+        }
+    }
+
     /// For the reactor: nothing is taken from here again.
     pub fn close(&self) {
         let mut inbox = self.lock();
@@ -156,10 +202,23 @@ impl AsFd for Shared {
     }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The reactor has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reactor has ended")]
 pub struct Stopped;
+
+/// How busy a reactor has been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Time since it was started.
+    pub up: Duration,
+    /// Time that it has slept. To look for news before a sleep is no sleep.
+    pub asleep: Duration,
+}
 
 /// A reactor, as others know it. Clones name the same one. Dropping all of them does not stop it.
 #[derive(Clone)]
@@ -180,6 +239,12 @@ impl ReactorHandle {
     /// How often it has entered its ring: calls of the kernel for all that it does but waking others.
     pub fn ring_calls(&self) -> u64 {
         self.shared.ring_calls.load(Ordering::Relaxed)
+    }
+
+    /// How busy it has been.
+    pub fn load(&self) -> Load {
+        let asleep = self.shared.asleep();
+        Load { up: monotonic() - self.shared.began, asleep }
     }
 
     /// Whether the calling thread is this reactor's.

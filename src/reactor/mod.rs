@@ -27,6 +27,6 @@ mod timer;
 
 pub use disk::Disk;
 pub use executor::{LocalRuntime, runtime, start};
-pub use mailbox::{ReactorHandle, Stopped};
+pub use mailbox::{Load, ReactorHandle, Stopped};
 pub use open::{Identity, OpenError, OpenErrorKind, OpenOptions, OpenedDisk};
 pub use socket::{Listener, Socket};

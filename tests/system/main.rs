@@ -13,6 +13,7 @@ mod demo;
 mod disks;
 mod filesystem;
 mod harness;
+mod health;
 mod limits;
 mod load;
 mod maps;

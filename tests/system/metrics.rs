@@ -74,6 +74,21 @@ fn metrics_tell_what_status_tells_and_nothing_else_is_there() {
     assert_eq!(value(&text, "raidd_array_members{array=\"vol0\",state=\"faulty\"}"), 1.0);
     assert_eq!(value(&text, "raidd_array_members{array=\"vol0\",state=\"in_sync\"}"), 3.0);
 
+    // What has been done, and how long it took; the failed member was waited for by nobody.
+    let of = |name: &str, labels: &str| value(&text, &format!("{name}{{array=\"vol0\"{labels}}}"));
+    assert_eq!(of("raidd_array_request_duration_seconds_count", ",operation=\"write\""), 1.0);
+    assert_eq!(of("raidd_array_request_duration_seconds_count", ",operation=\"read\""), 1.0);
+    assert!(of("raidd_array_request_duration_seconds_sum", ",operation=\"write\"") > 0.0);
+    assert_eq!(of("raidd_array_request_duration_seconds_bucket", ",operation=\"write\",le=\"+Inf\""), 1.0);
+    assert_eq!(of("raidd_array_request_errors_total", ",operation=\"write\""), 0.0);
+    assert_eq!(of("raidd_array_failover_duration_seconds", ""), 0.0);
+    let (up, degraded) = (of("raidd_array_uptime_seconds", ""), of("raidd_array_degraded_seconds_total", ""));
+    assert!(0.0 < degraded && degraded < up, "{degraded} of {up}");
+    assert_eq!(of("raidd_array_unavailable_seconds_total", ""), 0.0);
+    assert!(!text.contains("raidd_array_failover_duration_seconds{array=\"tank\"}"), "it never had one");
+    assert!(value(&text, "raidd_reactor_busy_seconds_total{reactor=\"0\"}") < up + 30.0);
+    assert!(value(&text, "raidd_memory_limit_bytes{pool=\"payloads\"}") > 0.0);
+
     let critical = check("vol0");
     assert_eq!((critical.status, critical.stderr.as_str()), (2, ""), "{critical:?}");
     assert!(
@@ -136,8 +151,12 @@ fn prometheus_reads_all_of_it_and_finds_nothing_to_complain_of() {
     };
     assert!(finds("up == 1"), "{}", query("up"));
     // Every family that is there is known to it, with its values.
-    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
-        assert!(finds(family), "{family}: {}", query(family));
+    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let series = match family.split_once(' ').unwrap() {
+            (name, "histogram") => format!("{name}_bucket"),
+            (name, _) => name.to_owned(),
+        };
+        assert!(finds(&series), "{family}: {}", query(&series));
     }
     let dashboard = std::fs::read_to_string(contrib.join("grafana/raidd.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();

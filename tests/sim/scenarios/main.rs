@@ -3,13 +3,14 @@
 //! `named` has one scenario for each bug that was found in review, `found` and `soaked` for each that random seeds found; `rounds`
 //! drives every shape against a plain array of bytes; `members` lets members come and go under load; `mending` is about what
 //! makes an array whole again; `crashes` crashes at every single change of short stories; `streams` is about writes
-//! that follow each other.
+//! that follow each other, `reads` about whom reads are asked of.
 
 mod crashes;
 mod found;
 mod members;
 mod mending;
 mod named;
+mod reads;
 mod rounds;
 mod soaked;
 mod streams;

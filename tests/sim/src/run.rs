@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::engine::{AssembleOptions, Health, MemberState, MemberStatus, Phase, Refusal};
+use raidd::engine::{AssembleOptions, Health, Hedge, MemberState, MemberStatus, Phase, ReadPolicy, Refusal};
 use raidd::io::{Clock, Spawn};
+use raidd::units::MemberSlot;
 
 use crate::clients::{Done, Scene};
 use crate::director::{
@@ -400,6 +401,16 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
     if dice.one_in(2) {
         // Fast enough to be over in the time of a few requests.
         scene.array.set_recovery_speed(Some(dice.between(1, 1000) << 20), None);
+    }
+    if dice.one_in(2) {
+        scene.array.set_read_policy(match dice.below(4) {
+            0 => ReadPolicy::RoundRobin,
+            1 => ReadPolicy::LeastPending,
+            2 => ReadPolicy::Latency,
+            _ => ReadPolicy::Prefer(MemberSlot(dice.below(scene.plan.shape.slots as u64) as u16)),
+        });
+        // Often enough before a disk answers, so that both do.
+        scene.array.set_hedge(Hedge::After(Duration::from_micros(dice.between(10, 300))));
     }
     direct(scene, atlas).await;
     let crashes = !scene.plan.narrow.is_without(Part::Crashes);
