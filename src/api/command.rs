@@ -5,7 +5,9 @@ use utoipa::ToSchema;
 
 use super::attach::AttachArray;
 use super::text::parse_level;
-use super::{ConsistencyPolicy, Fault, Findings, Status, Tuning, parse_uuid, valid_name};
+use super::{
+    ConsistencyPolicy, DaemonStatus, Fault, Findings, Stats, Status, Tuning, parse_uuid, valid_name,
+};
 
 /// Stands for a member that is not there, in the devices of [`CreateArray`].
 pub const MISSING: &str = "missing";
@@ -91,6 +93,13 @@ pub enum Command {
         /// The array.
         name: String,
     },
+    /// What an array and its members have done since it was started. Legal while it runs. Answers [`Reply::Stats`].
+    Stats {
+        /// The array.
+        name: String,
+    },
+    /// What the daemon itself is and does. Always legal. Answers [`Reply::Daemon`].
+    Daemon,
     /// Takes no more writes, flushes the array and marks it clean; also after a restart. Legal while the array runs. Answers
     /// [`Reply::Array`].
     ReadOnly {
@@ -164,7 +173,7 @@ impl Command {
         match self {
             Command::Create(request) => Some(&request.name),
             Command::Assemble(request) => request.name.as_deref(),
-            Command::AssembleScan | Command::List => None,
+            Command::AssembleScan | Command::List | Command::Daemon => None,
             Command::Stop { name, .. }
             | Command::Status { name }
             | Command::Fail { name, .. }
@@ -174,6 +183,7 @@ impl Command {
             | Command::Replace { name, .. }
             | Command::Scrub { name, .. }
             | Command::Findings { name }
+            | Command::Stats { name }
             | Command::ReadOnly { name }
             | Command::ReadWrite { name }
             | Command::Pause { name }
@@ -195,6 +205,10 @@ pub enum Reply {
     Arrays(Vec<Status>),
     /// What scrubs found.
     Findings(Findings),
+    /// What an array has done.
+    Stats(Box<Stats>),
+    /// What the daemon is and does.
+    Daemon(DaemonStatus),
     /// Nothing to say.
     Done,
 }

@@ -12,10 +12,12 @@
 
 mod attach;
 mod command;
+mod daemon;
 mod event;
 mod fault;
 mod findings;
 mod problem;
+mod stats;
 mod status;
 mod text;
 mod tuning;
@@ -26,10 +28,12 @@ pub use attach::{
 pub use command::{
     AssembleArray, BitmapChoice, Command, CreateArray, Init, MISSING, Reply, Scrub, check_path,
 };
+pub use daemon::{DaemonStatus, PoolStatus, ReactorStatus};
 pub use event::Event;
 pub use fault::{CORRUPT_BYTES_MAX, Fault, FaultRange};
 pub use findings::{Finding, Findings};
 pub use problem::{Problem, ProblemCode};
+pub use stats::{ErrorCounts, LATENCY_BOUNDS_US, MemberStats, Operations, Stats};
 pub use status::{
     ArrayState, ConsistencyPolicy, Health, Member, MemberState, Spare, Status, SyncAction, SyncStatus,
     Traffic,
