@@ -13,6 +13,7 @@
 //! - It runs on a thread of its own ([`start`]), so a slow client costs nobody anything.
 
 mod admission;
+mod members;
 mod metrics;
 mod openapi;
 mod routes;

@@ -1,9 +1,9 @@
 //! What the control interface is, for programs: an OpenAPI document, made of the types of `api` and of what stands at the
-//! handlers of `routes`.
+//! handlers of `routes` and `members`.
 
 use utoipa::OpenApi;
 
-use super::routes;
+use super::{members, routes};
 use crate::api::Problem;
 
 #[derive(OpenApi)]
@@ -25,6 +25,7 @@ use crate::api::Problem;
         routes::healthz,
         routes::metrics_of,
         routes::document,
+        routes::daemon,
         routes::events,
         routes::list,
         routes::create,
@@ -32,13 +33,14 @@ use crate::api::Problem;
         routes::scan,
         routes::status,
         routes::stop,
-        routes::fail,
-        routes::remove,
-        routes::add,
-        routes::re_add,
-        routes::replace,
+        members::fail,
+        members::remove,
+        members::add,
+        members::re_add,
+        members::replace,
         routes::scrub,
         routes::findings,
+        routes::stats,
         routes::pause,
         routes::resume,
         routes::read_only,
@@ -46,7 +48,7 @@ use crate::api::Problem;
         routes::tune,
         routes::attach,
         routes::detach,
-        routes::inject,
+        members::inject,
     )
 )]
 struct Document;

@@ -12,18 +12,20 @@
 //! | `POST /v1/arrays/{name}/replace` | replace; body `{"old":PATH,"new":PATH}` | 200, the status document |
 //! | `POST /v1/arrays/{name}/scrub` | scrub; body `{"repair":bool,"stop":bool}` or none | 200, the status document |
 //! | `GET /v1/arrays/{name}/findings` | what scrubs found | 200, the findings |
+//! | `GET /v1/arrays/{name}/stats` | what it and its members have done | 200, the counts |
 //! | `POST /v1/arrays/{name}/pause`, `resume`, `readonly`, `readwrite` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
 //! | `POST /v1/arrays/{name}/attach` | attach; body `{"device":PATH,"connections":N,"wait_ms":MS}` or parts of it | 200, the status document |
 //! | `POST /v1/arrays/{name}/detach` | detach; body `{"force":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
+//! | `GET /v1/daemon` | what the daemon is and does | 200, that |
 //! | `GET /v1/openapi.json` | | 200, all of this for programs: an OpenAPI document (`openapi`) |
 //! | `GET /v1/events` | what has happened and what happens, as server-sent events; `?follow=false`: only the former | 200 |
 //! | `GET /metrics` | list | 200, Prometheus' text format |
 //! | `GET /healthz` | | 200, whenever the server lives |
 //!
-//! The table of routes is here once (`routes!`); what each takes and answers stands at its handler, where the document is made of it.
-//! A test holds the two together.
+//! The table of routes is here once (`routes!`). What each takes and answers stands at its handler, here or in `members`, where the
+//! document is made of it. A test holds the two together.
 //!
 //! Bodies are JSON whatever Content-Type says: `curl -d` names another one, and there is nothing else they could be.
 
@@ -43,10 +45,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::{BODY_BYTES_MAX, Operator, metrics, openapi};
+use super::{BODY_BYTES_MAX, Operator, members, metrics, openapi};
 use crate::api::{
-    AssembleArray, AttachArray, Command, CreateArray, Event, Fault, Findings, Problem, ProblemCode, Reply,
-    Scrub, Status, Tuning, check_path,
+    AssembleArray, AttachArray, Command, CreateArray, DaemonStatus, Event, Findings, Problem, ProblemCode,
+    Reply, Scrub, Stats, Status, Tuning,
 };
 
 /// Declares the routes: method, path and handler of each, for an operator `O`.
@@ -66,6 +68,7 @@ routes! {
     get "/healthz" healthz;
     get "/metrics" metrics_of::<O>;
     get "/v1/openapi.json" document;
+    get "/v1/daemon" daemon::<O>;
     get "/v1/events" events::<O>;
     get "/v1/arrays" list::<O>;
     post "/v1/arrays" create::<O>;
@@ -73,13 +76,14 @@ routes! {
     post "/v1/arrays/scan" scan::<O>;
     get "/v1/arrays/{name}" status::<O>;
     post "/v1/arrays/{name}/stop" stop::<O>;
-    post "/v1/arrays/{name}/fail" fail::<O>;
-    post "/v1/arrays/{name}/remove" remove::<O>;
-    post "/v1/arrays/{name}/add" add::<O>;
-    post "/v1/arrays/{name}/re-add" re_add::<O>;
-    post "/v1/arrays/{name}/replace" replace::<O>;
+    post "/v1/arrays/{name}/fail" members::fail::<O>;
+    post "/v1/arrays/{name}/remove" members::remove::<O>;
+    post "/v1/arrays/{name}/add" members::add::<O>;
+    post "/v1/arrays/{name}/re-add" members::re_add::<O>;
+    post "/v1/arrays/{name}/replace" members::replace::<O>;
     post "/v1/arrays/{name}/scrub" scrub::<O>;
     get "/v1/arrays/{name}/findings" findings::<O>;
+    get "/v1/arrays/{name}/stats" stats::<O>;
     post "/v1/arrays/{name}/pause" pause::<O>;
     post "/v1/arrays/{name}/resume" resume::<O>;
     post "/v1/arrays/{name}/readonly" read_only::<O>;
@@ -87,7 +91,7 @@ routes! {
     post "/v1/arrays/{name}/tune" tune::<O>;
     post "/v1/arrays/{name}/attach" attach::<O>;
     post "/v1/arrays/{name}/detach" detach::<O>;
-    post "/v1/arrays/{name}/inject" inject::<O>;
+    post "/v1/arrays/{name}/inject" members::inject::<O>;
 }
 
 /// The routes, served by `operator`.
@@ -128,9 +132,9 @@ impl From<Problem> for Refusal {
     }
 }
 
-type Answer = Result<Response, Refusal>;
-type Name = Result<Path<String>, PathRejection>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Answer = Result<Response, Refusal>;
+pub(super) type Name = Result<Path<String>, PathRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -153,25 +157,6 @@ pub(super) struct StopBody {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DeviceBody {
-    /// Its absolute path.
-    #[schema(pattern = "^/")]
-    device: String,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReplaceBody {
-    /// The path of a member that is in sync.
-    #[schema(pattern = "^/")]
-    old: String,
-    /// The path of a spare, or of a device that is added first.
-    #[schema(pattern = "^/")]
-    new: String,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct ScrubBody {
     /// Mends what disagrees.
     #[serde(default)]
@@ -179,16 +164,6 @@ pub(super) struct ScrubBody {
     /// Ends the scrub that runs; the next one goes on from there.
     #[serde(default)]
     stop: bool,
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct InjectBody {
-    /// The path of the member.
-    device: String,
-    /// As on the command line: `read-error=1M+4K`, `latency=200ms`, `hang`, ...
-    #[schema(value_type = String, example = "latency=200ms")]
-    fault: Fault,
 }
 
 /// That the server lives.
@@ -248,6 +223,17 @@ struct EventsQuery {
 
 fn yes() -> bool {
     true
+}
+
+/// What the daemon itself is and does.
+#[utoipa::path(
+    get,
+    path = "/v1/daemon",
+    tag = "daemon",
+    responses((status = 200, description = "The daemon, as it is now", body = DaemonStatus), Refusal)
+)]
+async fn daemon<O: Operator>(State(operator): State<Arc<O>>) -> Answer {
+    run(operator, Command::Daemon).await
 }
 
 /// What has happened and what happens: server-sent events, `data` of each being one event.
@@ -373,78 +359,6 @@ async fn stop<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
     run(operator, Command::Stop { name, force, release }).await
 }
 
-/// Treats a member as failed.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/fail",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = DeviceBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn fail<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let (name, device) = (decoded(name)?, device_of(body)?);
-    run(operator, Command::Fail { name, device }).await
-}
-
-/// Lets go of a faulty member or a spare.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/remove",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = DeviceBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn remove<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let (name, device) = (decoded(name)?, device_of(body)?);
-    run(operator, Command::Remove { name, device }).await
-}
-
-/// Makes a device a member: a former one is caught up by the bitmap where that is possible, any other becomes a spare.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/add",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = DeviceBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let (name, device) = (decoded(name)?, device_of(body)?);
-    run(operator, Command::Add { name, device }).await
-}
-
-/// Takes a former member back, caught up by the bitmap.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/re-add",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = DeviceBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn re_add<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let (name, device) = (decoded(name)?, device_of(body)?);
-    run(operator, Command::ReAdd { name, device }).await
-}
-
-/// Fills a device with what a member holds, which serves until then.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/replace",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = ReplaceBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn replace<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let name = decoded(name)?;
-    let ReplaceBody { old, new } = parse(body)?;
-    check_path(&old).and_then(|()| check_path(&new)).map_err(invalid)?;
-    run(operator, Command::Replace { name, old, new }).await
-}
-
 /// Looks for redundancy that disagrees.
 #[utoipa::path(
     post,
@@ -476,6 +390,18 @@ async fn scrub<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bo
 )]
 async fn findings<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
     run(operator, Command::Findings { name: decoded(name)? }).await
+}
+
+/// What an array and its members have done since it was started.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/stats",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    responses((status = 200, description = "Counts that only rise, and how long things took", body = Stats), Refusal)
+)]
+async fn stats<O: Operator>(State(operator): State<Arc<O>>, name: Name) -> Answer {
+    run(operator, Command::Stats { name: decoded(name)? }).await
 }
 
 /// Holds the sync action where it is.
@@ -573,27 +499,6 @@ async fn detach<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: B
     run(operator, Command::Detach { name, force }).await
 }
 
-/// Makes something go wrong with a member; only where raidd was started for that.
-#[utoipa::path(
-    post,
-    path = "/v1/arrays/{name}/inject",
-    tag = "members",
-    params(("name" = String, Path, description = "The array", example = "vol0")),
-    request_body = InjectBody,
-    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
-)]
-async fn inject<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
-    let name = decoded(name)?;
-    let InjectBody { device, fault } = parse(body)?;
-    run(operator, Command::Inject { name, device, fault }).await
-}
-
-fn device_of(body: Body) -> Result<String, Refusal> {
-    let DeviceBody { device } = parse(body)?;
-    check_path(&device).map_err(invalid)?;
-    Ok(device)
-}
-
 async fn unknown_path(uri: Uri) -> Refusal {
     Refusal(Problem::new(
         ProblemCode::NotFound,
@@ -610,7 +515,7 @@ async fn unknown_method(method: Method, uri: Uri) -> Refusal {
 
 /// Hands a command over. It runs as a task of its own: a client that leaves drops its request, and an array must not be
 /// left half made for that.
-async fn run<O: Operator>(operator: Arc<O>, command: Command) -> Answer {
+pub(super) async fn run<O: Operator>(operator: Arc<O>, command: Command) -> Answer {
     let task = tokio::spawn(async move { operator.execute(command).await });
     let reply = task.await.map_err(|error| {
         tracing::error!(%error, "a command did not end");
@@ -623,18 +528,20 @@ async fn run<O: Operator>(operator: Arc<O>, command: Command) -> Answer {
         Reply::Array(array) => json::<Status>(StatusCode::OK, "application/json", &array),
         Reply::Arrays(arrays) => json(StatusCode::OK, "application/json", &arrays),
         Reply::Findings(findings) => json(StatusCode::OK, "application/json", &findings),
+        Reply::Stats(stats) => json(StatusCode::OK, "application/json", &stats),
+        Reply::Daemon(daemon) => json(StatusCode::OK, "application/json", &daemon),
         Reply::Done => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-fn decoded(name: Name) -> Result<String, Refusal> {
+pub(super) fn decoded(name: Name) -> Result<String, Refusal> {
     name.map(|Path(name)| name).map_err(|_| {
         invalid("the array's name in the path is no UTF-8 when percent-decoded: encode it as UTF-8").into()
     })
 }
 
 /// The body as a request; none, or `null`, is `{}`.
-fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let bytes = body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let detail = format!("the request is longer than {BODY_BYTES_MAX} bytes: send less");
@@ -654,7 +561,7 @@ fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     })
 }
 
-fn invalid(detail: impl AsRef<str>) -> Problem {
+pub(super) fn invalid(detail: impl AsRef<str>) -> Problem {
     Problem::new(ProblemCode::InvalidRequest, detail)
 }
 

@@ -12,8 +12,8 @@ use tokio::sync::broadcast;
 use super::routes::ROUTES;
 use super::{Admission, BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, AttachArray, Command, ConsistencyPolicy, Event, Fault, Findings, Health, Problem,
-    ProblemCode, Reply, Scrub, Status, SyncStatus, Tuning,
+    ArrayState, AttachArray, Command, ConsistencyPolicy, DaemonStatus, Event, Fault, Findings, Health,
+    Problem, ProblemCode, Reply, Scrub, Stats, Status, SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -44,6 +44,12 @@ impl Operator for Fake {
         }
         if matches!(command, Command::Findings { .. }) {
             return Ok(Reply::Findings(Findings { name, ..Findings::default() }));
+        }
+        if matches!(command, Command::Stats { .. }) {
+            return Ok(Reply::Stats(Box::new(Stats { name, in_flight: 3, ..Stats::default() })));
+        }
+        if command == Command::Daemon {
+            return Ok(Reply::Daemon(DaemonStatus { connections: 7, ..DaemonStatus::default() }));
         }
         Ok(Reply::Array(Box::new(array(&name))))
     }
@@ -250,6 +256,15 @@ fn every_command_has_its_route() {
     assert_eq!((status, server.asked()), (200, vec![Command::Findings { name: name() }]));
     assert_eq!(serde_json::from_str::<Findings>(&body).unwrap().name, "vol0");
 
+    let (status, body) = server.ask("GET", "/v1/arrays/vol0/stats", "");
+    assert_eq!((status, server.asked()), (200, vec![Command::Stats { name: name() }]));
+    let stats: Stats = serde_json::from_str(&body).unwrap();
+    assert_eq!((stats.name.as_str(), stats.in_flight), ("vol0", 3));
+
+    let (status, body) = server.ask("GET", "/v1/daemon", "");
+    assert_eq!((status, server.asked()), (200, vec![Command::Daemon]));
+    assert_eq!(serde_json::from_str::<DaemonStatus>(&body).unwrap().connections, 7);
+
     for path in ["/v1/events", "/v1/events?follow=false"] {
         let answer =
             server.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
@@ -284,6 +299,7 @@ fn refusals_are_problem_documents() {
     let server = Fixture::new();
     assert_eq!(server.refused("GET", "/v1/arrays/gone", ""), (404, ProblemCode::NoSuchArray));
     assert_eq!(server.refused("POST", "/v1/arrays/gone/stop", ""), (404, ProblemCode::NoSuchArray));
+    assert_eq!(server.refused("GET", "/v1/arrays/gone/stats", ""), (404, ProblemCode::NoSuchArray));
     server.asked();
     for (method, path, body, status, code) in [
         ("GET", "/", "", 404, ProblemCode::NotFound),

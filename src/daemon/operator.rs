@@ -629,6 +629,7 @@ impl Operator {
             Command::Replace { name, old, new } => self.replace(&name, old, new).await,
             Command::Scrub { name, scrub } => self.scrub(&name, scrub).await,
             Command::Findings { name } => self.findings(&name).await,
+            Command::Stats { .. } | Command::Daemon => Err(internal("nothing is counted")),
             Command::ReadOnly { name } => self.set_read_only(&name, true).await,
             Command::ReadWrite { name } => self.set_read_only(&name, false).await,
             Command::Pause { name } => self.set_paused(&name, true).await,
