@@ -9,11 +9,14 @@
 //! - `consent`: asking before something is destroyed
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
+//! - `stats`, `activity`: what arrays do, and what that is a second
+//! - `info`: the daemon itself
 //! - `wait`: until an array is at rest
 //! - `watch`: a live view
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
+mod activity;
 mod alert;
 mod arguments;
 mod check;
@@ -22,18 +25,19 @@ mod demo;
 mod examine;
 mod failure;
 mod identity;
+mod info;
 mod manual;
 mod member;
 mod quantity;
 mod render;
 mod request;
+mod stats;
 mod wait;
 mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anstream::adapter::strip_str;
 use clap::Parser;
@@ -99,11 +103,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Watch { name, interval, count } => {
             let daemon = Daemon::at(control)?;
+            if !json && watch::is_for_people() {
+                return watch::on_screen(&daemon, name, interval, count);
+            }
             let between = if json { "" } else { "\n" };
-            let interval = Duration::from_millis(interval);
             let plain = || Ok(strip_str(&picture(&daemon, name.as_deref(), json)?).to_string());
-            watch::run(&plain, between, interval, count)
+            watch::as_text(&plain, between, interval, count)
         }
+        Command::Stats { name, interval, count } => {
+            let turns = stats::Turns { interval, count };
+            stats::run(&Daemon::at(control)?, name.as_deref(), &turns, json)
+        }
+        Command::Info => info::run(&Daemon::at(control)?, json),
         Command::Fail { name, device } => change(control, json, &name, "fail", &json!({ "device": device })),
         Command::Remove { name, device } => {
             change(control, json, &name, "remove", &json!({ "device": device }))

@@ -29,6 +29,7 @@ mod recovery;
 mod restart;
 mod returning;
 mod tls;
+mod tmux;
 mod units;
 mod verify_fio;
 mod vm;
