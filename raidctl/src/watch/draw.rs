@@ -21,7 +21,7 @@ use super::view::{Page, View};
 use crate::quantity::{brief, duration, latency, moment, size};
 use crate::render::{printable, progress_in_short, slots};
 
-/// Lines that trouble may take.
+/// Lines for what is wrong with the daemon; how old the rest is stands in one more.
 const TROUBLE_LINES_MAX: usize = 4;
 /// A page as high as that has sparklines of two lines.
 const HIGH: u16 = 30;
@@ -101,9 +101,9 @@ impl Sheet<'_> {
 fn trouble(record: &Record, now: Instant, width: usize) -> Vec<String> {
     let Some(age) = record.age(now) else { return Vec::new() };
     let why = record.trouble().unwrap_or("raidd does not answer");
-    let text = format!("{}; what follows was seen {} ago", printable(why), duration(age.as_secs()));
-    let mut lines = wrapped(&text, width);
+    let mut lines = wrapped(&printable(why), width);
     lines.truncate(TROUBLE_LINES_MAX);
+    lines.push(shortened(&format!("what follows was seen {} ago", duration(age.as_secs())), width));
     lines
 }
 
@@ -204,7 +204,15 @@ fn row(array: &Recorded, is_chosen: bool, theme: Theme) -> Vec<Cell> {
 
 /// The chosen array alone.
 fn one(sheet: &mut Sheet<'_>, record: &Record, view: &mut View, theme: Theme) -> String {
-    let chosen = view.chosen(&record.names());
+    let names = record.names();
+    let chosen = view.chosen(&names);
+    if let Some(name) = view.missing(&names) {
+        let text = format!("{} does not run, and is not known (any more, or yet)", printable(name));
+        for line in wrapped(&text, usize::from(sheet.rest.width)) {
+            sheet.top(Line::styled(line, theme.warning()));
+        }
+        return String::new();
+    }
     let page = panel::of(&record.arrays()[chosen], format(record, sheet, theme));
     let lines = page.iter().map(Block::height).sum();
     let room = usize::from(sheet.rest.height);

@@ -319,14 +319,14 @@ fn a_daemon_that_is_gone_is_said_to_be_and_comes_back() {
     let before = shown(&record, &mut view, (80, 24), now);
     assert!(!before.contains("ago"), "{before}");
     let silent = shown(&record, &mut view, (80, 24), now + 12 * SECOND);
-    assert!(silent.starts_with("raidd does not answer; what follows was seen 12 s ago\n"), "{silent}");
+    assert!(silent.starts_with("raidd does not answer\nwhat follows was seen 12 s ago\n"), "{silent}");
 
     record.miss("no raidd answers at /run/raidd/control.sock: start one with `raidd`".to_owned());
     let later = now + SECOND;
     let gone = drawn(&record, &mut view, (80, 24), later, Theme::new(true));
     let words = text(&gone);
     assert!(
-        words.starts_with("no raidd answers at /run/raidd/control.sock: start one with `raidd`;"),
+        words.starts_with("no raidd answers at /run/raidd/control.sock: start one with `raidd`\nwhat"),
         "{words}"
     );
     assert!(words.contains("seen 1 s ago") && words.contains("/dev/loop3"), "{words}");
@@ -374,6 +374,23 @@ fn an_array_that_is_made_anew_has_no_history() {
     record.note(Look { arrays: Vec::new(), daemon: None }, now + 2 * SECOND);
     let none = shown(&record, &mut View::new(false), (80, 24), now + 2 * SECOND);
     assert!(none.contains("no arrays: raidctl create makes one"), "{none}");
+}
+
+#[test]
+fn an_array_that_is_away_is_waited_for() {
+    let (mut record, now) = record_of(&[whole("aux"), whole("vol0")], 2);
+    let mut view = View::new(false);
+    press(&mut view, KeyCode::Down, &record);
+    press(&mut view, KeyCode::Enter, &record);
+    let before = shown(&record, &mut view, (80, 24), now);
+    assert!(before.contains("vol0  3 GiB"), "{before}");
+    let seen = |name| Seen { status: whole(name), stats: None, disks: Vec::new() };
+    record.note(Look { arrays: vec![seen("aux")], daemon: None }, now);
+    let away = shown(&record, &mut view, (80, 24), now);
+    assert!(away.contains("vol0 does not run") && !away.contains("aux"), "{away}");
+    record.note(Look { arrays: vec![seen("aux"), seen("vol0")], daemon: None }, now);
+    let back = shown(&record, &mut view, (80, 24), now);
+    assert!(back.contains("vol0  3 GiB"), "{back}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What the keys have chosen: the page, the array, and how far it is scrolled.
 //!
 //! Invariants:
-//! - An array stays chosen while others come and go; if it goes itself, the one that took its place is.
+//! - An array stays chosen while others come and go, and when it is back after it was away (raidd was started anew). Meanwhile the
+//!   one in its place is marked in the list, and becomes the chosen one with the next key.
 //! - Nothing is scrolled further than there is something to see: [`View::scrolled`] sees to that when it is drawn.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -62,21 +63,27 @@ impl View {
         self.has_help
     }
 
-    /// Which of these arrays is chosen; 0 where there are none.
+    /// The chosen array, where it is none of these.
+    pub fn missing(&self, names: &[&str]) -> Option<&str> {
+        self.chosen_name.as_deref().filter(|chosen| !names.contains(chosen))
+    }
+
+    /// Which of these arrays is chosen, or in its place; 0 where there are none.
     pub fn chosen(&mut self, names: &[&str]) -> usize {
         let same =
             self.chosen_name.as_deref().and_then(|chosen| names.iter().position(|name| *name == chosen));
-        self.choose(same.unwrap_or(self.chosen), names);
+        self.chosen = same.unwrap_or(self.chosen).min(names.len().saturating_sub(1));
+        if self.chosen_name.is_none() {
+            self.choose(self.chosen, names);
+        }
         self.chosen
     }
 
     fn choose(&mut self, index: usize, names: &[&str]) {
-        let index = index.min(names.len().saturating_sub(1));
-        let name = names.get(index).map(|name| (*name).to_owned());
-        if self.page == Page::One && name != self.chosen_name {
-            self.top = 0;
+        self.chosen = index.min(names.len().saturating_sub(1));
+        if let Some(name) = names.get(self.chosen) {
+            self.chosen_name = Some((*name).to_owned());
         }
-        (self.chosen, self.chosen_name) = (index, name);
     }
 
     /// The first line to show, of so many, in so much room.
@@ -102,6 +109,9 @@ impl View {
             KeyCode::Char('l') if control => return Turn::Repaint,
             KeyCode::Char('q' | 'Q') | KeyCode::Esc => return Turn::Leave,
             KeyCode::Enter | KeyCode::Tab if !self.alone => {
+                if self.page == Page::All {
+                    self.go(names, |at, _| at);
+                }
                 self.page = if self.page == Page::All { Page::One } else { Page::All };
                 self.top = 0;
             }
@@ -182,9 +192,12 @@ mod tests {
         let mut view = View::new(false);
         press(&mut view, KeyCode::Down, &["a", "b", "c"]);
         assert_eq!(view.chosen(&["a", "aa", "b", "c"]), 2);
-        assert_eq!(view.chosen(&["b", "c"]), 0);
-        assert_eq!(view.chosen(&["c"]), 0);
-        assert_eq!(view.chosen(&["b", "c"]), 1, "c is, now");
+        assert_eq!((view.chosen(&["b", "c"]), view.missing(&["b", "c"])), (0, None));
+        assert_eq!((view.chosen(&["c"]), view.missing(&["c"])), (0, Some("b")));
+        assert_eq!(view.chosen(&["a", "b", "c"]), 1, "it is back");
+        assert_eq!(view.chosen(&["a"]), 0);
+        press(&mut view, KeyCode::Enter, &["a"]);
+        assert_eq!(view.missing(&["a"]), None, "what is marked is meant");
     }
 
     #[test]
