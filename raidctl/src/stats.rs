@@ -34,12 +34,9 @@ pub fn run(daemon: &Daemon, name: Option<&str>, turns: &Turns, json: bool) -> Re
             (false, ..) => crate::output(format!("\n{}", table(&before, &now)).as_bytes())?,
         }
         before = now;
-        match turns.interval {
-            Some(interval) if turns.count.is_none_or(|count| turn + 1 < count) => {
-                std::thread::sleep(interval)
-            }
-            _ => break,
-        }
+        let is_last = turns.count.is_some_and(|count| turn + 1 == count);
+        let Some(interval) = turns.interval.filter(|_| !is_last) else { break };
+        std::thread::sleep(interval);
     }
     Ok(())
 }
