@@ -57,7 +57,11 @@ pub fn picture(
         sheet.top(Line::styled(line, theme.bad()));
     }
     sheet.top(header(record, width, theme, unix_now));
-    let keys = if view.has_help() { all_keys(view) } else { "q: quit  ?: keys".to_owned() };
+    let keys = match (view.has_help(), view.page()) {
+        (true, _) => all_keys(view),
+        (false, Page::All) => "q: quit  Enter: only that  ?: keys".to_owned(),
+        (false, Page::One) => "q: quit  ?: keys".to_owned(),
+    };
     let keys = wrapped(&keys, width);
     let page = Rect { height: sheet.rest.height.saturating_sub(keys.len() as u16), ..sheet.rest };
     let mut body = Sheet { rest: page, buf: &mut *sheet.buf };

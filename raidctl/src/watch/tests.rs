@@ -220,7 +220,7 @@ SLOT  STATE       DEVICE      READ/s  WRITE/s      MEAN       P99  IN FLIGHT  ER
 
 
 
-q: quit  ?: keys
+q: quit  Enter: only that  ?: keys
 ";
     let picture = shown(&record, &mut view, (100, 30), now);
     assert_eq!(picture, expected, "\n{picture}");
@@ -241,7 +241,7 @@ vol0  3 GiB, raid5, left-symmetric, 128K
 [U_UU] degraded, 3 of 4 in sync, 0 spare
 recovery ███████████░░░░░░░░░░░░░░ 44.9%
   460.79 MiB of 1 GiB, 200 MiB/s, 2 s
-q: quit  ?: keys
+q: quit  Enter: only that  ?: keys
 ";
     let picture = shown(&record, &mut view, (40, 10), now);
     assert_eq!(picture, expected, "\n{picture}");
@@ -425,7 +425,7 @@ fn hostile_names_do_not_steer_the_terminal() {
 fn keys_are_explained() {
     let (record, now) = record_of(&[whole("vol0")], 1);
     let mut view = View::new(false);
-    assert!(shown(&record, &mut view, (80, 24), now).ends_with("q: quit  ?: keys\n"));
+    assert!(shown(&record, &mut view, (80, 24), now).ends_with("q: quit  Enter: only that  ?: keys\n"));
     press(&mut view, KeyCode::Char('?'), &record);
     let all = shown(&record, &mut view, (80, 24), now);
     assert!(
@@ -433,7 +433,7 @@ fn keys_are_explained() {
         "{all}"
     );
     press(&mut view, KeyCode::Char('?'), &record);
-    assert!(shown(&record, &mut view, (80, 24), now).ends_with("q: quit  ?: keys\n"));
+    assert!(shown(&record, &mut view, (80, 24), now).ends_with("q: quit  Enter: only that  ?: keys\n"));
 }
 
 #[test]
