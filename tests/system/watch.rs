@@ -1,5 +1,7 @@
 //! raidctl on a terminal (one that `script` or tmux makes): `watch`, after which it must be as it was before, colours, and questions.
 
+use nix::sys::signal::{Signal, kill};
+
 use super::disks::Disks;
 use super::harness::{Home, need};
 use super::tmux::Terminal;
@@ -82,6 +84,15 @@ fn a_member_is_seen_to_fail_and_to_be_replaced() {
     terminal.press("PageUp");
     terminal.press("PageUp");
     terminal.once(|screen| screen.contains("raid5, left"));
+
+    // A raidd that hangs holds no key up.
+    kill(raidd.pid(), Signal::SIGSTOP).unwrap();
+    terminal.once(|screen| screen.contains("raidd does not answer") && screen.contains("lines 1 to "));
+    terminal.press("End");
+    terminal.once(|screen| screen.contains("-     faulty"));
+    terminal.press("Home");
+    kill(raidd.pid(), Signal::SIGCONT).unwrap();
+    terminal.once(|screen| screen.contains("raid5, left") && !screen.contains("does not answer"));
 
     drop(client);
     raidd.terminate();

@@ -44,7 +44,7 @@ pub struct Recorded {
 }
 
 /// What clients had of an array since the look before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Clients {
     /// Bytes that they read, a second.
     pub read_bytes_per_sec: u64,
@@ -52,8 +52,6 @@ pub struct Clients {
     pub written_bytes_per_sec: u64,
     /// What 99 of 100 of their reads and writes took no longer than, in microseconds; none: there were none, or nobody counts.
     pub p99_us: Option<u64>,
-    /// What they took on average, in microseconds.
-    pub mean_us: Option<u64>,
 }
 
 impl Record {
@@ -162,7 +160,6 @@ fn counted(activity: &Activity) -> Clients {
         read_bytes_per_sec: rate(activity.clients.reads.bytes),
         written_bytes_per_sec: rate(activity.clients.writes.bytes),
         p99_us: p99_us(&done),
-        mean_us: done.mean_us(),
     }
 }
 
@@ -173,7 +170,6 @@ fn only_bytes(then: &Traffic, now: &Traffic, since: Duration) -> Clients {
         read_bytes_per_sec: rate(now.client_read_bytes, then.client_read_bytes),
         written_bytes_per_sec: rate(now.client_written_bytes, then.client_written_bytes),
         p99_us: None,
-        mean_us: None,
     }
 }
 

@@ -86,3 +86,37 @@ fn give_back() {
     let _shown = left.and_then(|()| out.flush());
     let _restored = terminal::disable_raw_mode();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// What the test below runs on a terminal.
+    #[test]
+    #[ignore = "takes the terminal and ends in a panic"]
+    fn a_panic_on_a_terminal() {
+        let mut screen = Screen::take().unwrap();
+        screen.draw(|_| {}).unwrap();
+        panic!("for this reason");
+    }
+
+    #[test]
+    fn a_panic_is_read_on_the_terminal_as_it_was() {
+        let own = std::env::current_exe().unwrap();
+        let test = "watch::screen::tests::a_panic_on_a_terminal";
+        let line = format!("{} --ignored --exact --nocapture {test}; stty -a", own.display());
+        let ran = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+        let Ok(ran) = ran else {
+            println!("SKIPPED: script is not here");
+            return;
+        };
+        let shown = String::from_utf8_lossy(&ran.stdout);
+        let place = |text| shown.find(text).unwrap_or_else(|| panic!("no {text:?}: {shown}"));
+        let (entered, left) = (place("\x1b[?1049h"), place("\x1b[?1049l"));
+        assert!(entered < left && left < place("for this reason"), "{shown}");
+        assert!(shown[left..].contains(" icanon") && shown[left..].contains(" echo "), "{shown}");
+        assert_eq!(shown.matches("\x1b[?1049l").count(), 1, "it is given back once: {shown}");
+    }
+}
