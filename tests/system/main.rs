@@ -28,6 +28,7 @@ mod reconnect;
 mod recovery;
 mod restart;
 mod returning;
+mod stats;
 mod tls;
 mod tmux;
 mod units;
