@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use raidd::api::{
     AssembleArray, AttachArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
@@ -158,7 +158,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -168,7 +168,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -181,7 +181,7 @@ Example:
         /// The array
         name: String,
         /// The device
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -191,7 +191,7 @@ Example:
         /// The array
         name: String,
         /// The device
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -203,10 +203,10 @@ Example:
         /// The array
         name: String,
         /// The member to replace
-        #[arg(value_parser = device())]
+        #[arg(value_parser = device(), value_hint = ValueHint::AnyPath)]
         old: String,
         /// A spare, or a device to be added for it
-        #[arg(value_parser = device())]
+        #[arg(value_parser = device(), value_hint = ValueHint::AnyPath)]
         new: String,
     },
 
@@ -336,7 +336,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
         /// What is to go wrong
         #[arg(value_parser = Fault::parse)]
@@ -381,9 +381,18 @@ Example:
         shell: Shell,
     },
 
-    /// Print the manual page
-    #[command(after_help = "Example:\n  raidctl man > /usr/local/share/man/man8/raidctl.8")]
-    Man,
+    /// Print a manual page: that of one command, or one that has all of them
+    #[command(
+        after_help = "Example:\n  raidctl man create | man -l -\n  raidctl man --dir /usr/local/share/man/man8"
+    )]
+    Man {
+        /// The command [default: all of raidctl]
+        #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+        of: Option<String>,
+        /// Write the page of raidctl, and one for each command, into this folder
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Options of `create`.
@@ -414,13 +423,13 @@ pub struct CreateOptions {
     #[arg(long, default_value = "resync", value_parser = init())]
     init: Init,
     /// A spare; may be given several times
-    #[arg(long = "spare", value_name = "DEV", value_parser = device())]
+    #[arg(long = "spare", value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
     spares: Vec<String>,
     /// Take members that carry a superblock, a filesystem or a partition table
     #[arg(long)]
     force: bool,
     /// The members in slot order, block devices or plain files; `missing` leaves a slot empty
-    #[arg(value_name = "DEV", required = true, value_parser = device_or_missing())]
+    #[arg(value_name = "DEV", required = true, value_parser = device_or_missing(), value_hint = ValueHint::AnyPath)]
     devices: Vec<String>,
 }
 
@@ -486,7 +495,7 @@ pub struct AssembleOptions {
     read_only: bool,
     /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
     /// raidd has served before, by its name or --uuid
-    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"])]
+    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"], value_hint = ValueHint::AnyPath)]
     words: Vec<OsString>,
 }
 

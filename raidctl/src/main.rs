@@ -31,7 +31,7 @@ mod wait;
 mod watch;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::arguments::{Arguments, AssembleOptions, Command, CreateOptions};
-use crate::failure::Failure;
+use crate::failure::{Failure, failed};
 use crate::request::Daemon;
 
 fn main() -> ExitCode {
@@ -160,7 +160,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             if json { document(report) } else { output(report.text().as_bytes()) }
         }),
         Command::Completions { shell } => output(&manual::completions(shell)),
-        Command::Man => output(&manual::page().map_err(|error| Failure::output(&error))?),
+        Command::Man { of, dir } => manual_page(of.as_deref(), dir.as_deref()),
     }
 }
 
@@ -262,6 +262,26 @@ fn zero_all(devices: &[PathBuf], force: bool) -> Result<(), Failure> {
         }
     }
     result
+}
+
+fn manual_page(of: Option<&str>, folder: Option<&Path>) -> Result<(), Failure> {
+    if let Some(folder) = folder {
+        return manual::write_pages(folder).map_err(|error| {
+            failed(format_args!(
+                "the manual pages cannot be written to {}: {error}: name another folder, or make room there",
+                folder.display()
+            ))
+        });
+    }
+    let page = match of {
+        None => manual::page(),
+        Some(name) => manual::page_of(name).ok_or_else(|| {
+            Failure::Usage(format!(
+                "there is no manual page of {name}, as no command is called so: see `raidctl --help`"
+            ))
+        })?,
+    };
+    output(&page.map_err(|error| Failure::output(&error))?)
 }
 
 fn document<T: Serialize>(document: &T) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ mod filesystem;
 mod harness;
 mod limits;
 mod load;
+mod manual;
 mod maps;
 mod mdadm_conf;
 mod members;
