@@ -24,6 +24,7 @@ mod metrics;
 mod mounted;
 mod moving;
 mod openapi;
+mod package;
 mod pki;
 mod ppl;
 mod reconnect;
