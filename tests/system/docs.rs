@@ -138,8 +138,12 @@ fn follow(name: &str) {
             script.push_str(&format!("{{\n{given}\n}} >/told/{index} 2>&1\n"));
         }
         script.push_str(&format!("{{\n{text}\n}} >/told/{index} 2>&1\n"));
-        // Who types takes a moment before the next; what runs in the background has come up by then.
-        script.push_str("sleep 0.7\n");
+        // Who types takes a moment before the next block: what runs in the background has come up by then, and what was
+        // unmounted has been let go.
+        let command = |line: &str| line.split('#').next().unwrap_or_default().trim_end().to_owned();
+        if text.lines().map(command).any(|line| line.ends_with('&') || line.contains("mount")) {
+            script.push_str("sleep 0.7\n");
+        }
     }
     let ran = stage.run(&script);
     let at = stage.read("/at");
