@@ -5,7 +5,7 @@
 //!
 //! - `<!-- not run: WHY -->`: it cannot run here. How many of these a document has is said below, so that there are no more
 //!   without anybody noticing.
-//! - `<!-- given: COMMANDS -->`: what has happened before, like a disk that has failed.
+//! - `<!-- given: COMMANDS -->`: what has happened before, like a disk that has failed. `up` waits there until raidd answers.
 //!
 //! A block of ```text shows what the block of ```sh before it prints. Its lines have to be there, in this order; how many blanks
 //! there are does not matter, and `...` stands for anything. Every other block says what else it is.
@@ -24,6 +24,13 @@ const FOLLOWED: &[(&str, usize)] = &[
     ("docs/operating.md", 9),
     ("docs/troubleshooting.md", 0),
 ];
+
+/// What every document's session begins with.
+const PRELUDE: &str = "
+set -eo pipefail
+mkdir /told
+up() { for _ in $(seq 100); do raidctl list >/told/up 2>&1 && return; sleep 0.1; done; cat /told/up; return 1; }
+";
 
 /// What stands in a document between two fences.
 #[derive(Debug)]
@@ -130,20 +137,16 @@ fn follow(name: &str) {
     stage.write("/etc/hosts", "127.0.0.1 localhost server\n");
     let blocks = blocks(name);
     let is_run = |block: &Block| block.language == "sh" && block.not_run.is_none();
-    let mut script = "set -eo pipefail\nmkdir /told\n".to_owned();
+    let mut script = PRELUDE.to_owned();
     for (index, block) in blocks.iter().enumerate().filter(|(_, block)| is_run(block)) {
         let Block { line, text, given, .. } = block;
         script.push_str(&format!("echo '{name}:{line}' >/at\n"));
         if let Some(given) = given {
-            script.push_str(&format!("{{\n{given}\n}} >/told/{index} 2>&1\n"));
+            script.push_str(&format!("{{\n{given}\n}} >>/told/before-{index} 2>&1\n"));
         }
-        script.push_str(&format!("{{\n{text}\n}} >/told/{index} 2>&1\n"));
-        // Who types takes a moment before the next block: what runs in the background has come up by then, and what was
-        // unmounted has been let go.
-        let command = |line: &str| line.split('#').next().unwrap_or_default().trim_end().to_owned();
-        if text.lines().map(command).any(|line| line.ends_with('&') || line.contains("mount")) {
-            script.push_str("sleep 0.7\n");
-        }
+        // What goes on in the background appends, and so destroys nothing.
+        script.push_str(&format!("{{\n{text}\n}} >>/told/{index} 2>&1\n"));
+        script.push_str(pause_after(text));
     }
     let ran = stage.run(&script);
     let at = stage.read("/at");
@@ -151,8 +154,9 @@ fn follow(name: &str) {
     if ran.status != 0 {
         let at = at.trim();
         let index = blocks.iter().position(|block| at == format!("{name}:{}", block.line));
+        let before = index.map(|index| stage.read(&format!("/told/before-{index}"))).unwrap_or_default();
         let text = index.map(told).unwrap_or_default();
-        panic!("the block at {at} fails ({}): {text}{}", ran.status, ran.stderr);
+        panic!("the block at {at} fails ({}): {before}{text}{}", ran.status, ran.stderr);
     }
     let mut last = None;
     for (index, block) in blocks.iter().enumerate() {
@@ -167,6 +171,19 @@ fn follow(name: &str) {
             }
             _ => {}
         }
+    }
+}
+
+/// Who types takes a moment before the next block: what runs in the background has come up by then, and what was unmounted has
+/// been let go.
+fn pause_after(text: &str) -> &'static str {
+    let command = |line: &str| line.split('#').next().unwrap_or_default().trim_end().to_owned();
+    let starts = |line: &String| line.ends_with('&');
+    match text.lines().map(command).find(starts) {
+        Some(line) if line.contains("raidd ") => "up\n",
+        Some(_) => "sleep 1.5\n",
+        None if text.contains("mount ") => "sleep 0.7\n",
+        None => "",
     }
 }
 
