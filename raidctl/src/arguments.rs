@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use raidd::api::{
     AssembleArray, AttachArray, BitmapChoice, ConsistencyPolicy, CreateArray, Fault, Init, MISSING, Tuning,
@@ -137,7 +138,10 @@ Example:
         name: Option<String>,
     },
 
-    /// The same as `status`, again and again: on a terminal a full-screen view until `q`, else one after the other
+    /// What goes on, live: on a terminal a full-screen view until `q`, else what `status` shows, again and again
+    ///
+    /// On a terminal: all arrays, and of one of them its members, the bar of its sync action, what is wrong and what to do, and
+    /// sparklines of what clients read and wrote and how long that took. Keys are told by `?`. With --json as where there is no terminal.
     #[command(
         after_help = "Example:\n  raidctl watch vol0\n  raidctl watch --interval 5s --count 10 | tee log"
     )]
@@ -145,12 +149,37 @@ Example:
         /// The array; all of them if none is named
         name: Option<String>,
         /// Time between two looks
-        #[arg(long, value_name = "D", default_value = "1s", value_parser = parse_duration_ms)]
-        interval: u64,
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = interval)]
+        interval: Duration,
         /// End after so many
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
+
+    /// What arrays and their members do, as iostat tells it of disks
+    ///
+    /// A line for each array, about what clients ask of it, and one for each member. R/S and W/S: reads and writes a second; RMiB/S and WMiB/S:
+    /// what they come to; R MS and W MS: how long they take on average, in milliseconds, and R P99 and W P99: what 99 of 100 take no longer than,
+    /// up to the next power of two; IN FLIGHT: under way; ERRORS: of any kind. The first table is of all since the array's start, each further
+    /// one of the time since the one before. With --json the counts themselves, which only rise.
+    #[command(after_help = "Example:\n  raidctl stats\n  raidctl stats vol0 --interval 1s --count 10")]
+    Stats {
+        /// The array; all of them that run if none is named
+        #[arg(value_parser = name)]
+        name: Option<String>,
+        /// Tell it again and again, with that time between: 5s, or 5
+        #[arg(long, value_name = "D", value_parser = interval)]
+        interval: Option<Duration>,
+        /// End after so many
+        #[arg(long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+
+    /// The daemon itself: its version, how busy its reactors are, what of its memory is in use
+    ///
+    /// BUSY NOW is measured over half a second.
+    #[command(after_help = "Example:\n  raidctl info\n  raidctl info --json")]
+    Info,
 
     /// Treat a member as failed
     #[command(after_help = "Example:\n  raidctl fail vol0 /dev/sdc")]
@@ -158,7 +187,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -168,7 +197,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -181,7 +210,7 @@ Example:
         /// The array
         name: String,
         /// The device
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -191,7 +220,7 @@ Example:
         /// The array
         name: String,
         /// The device
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
     },
 
@@ -203,10 +232,10 @@ Example:
         /// The array
         name: String,
         /// The member to replace
-        #[arg(value_parser = device())]
+        #[arg(value_parser = device(), value_hint = ValueHint::AnyPath)]
         old: String,
         /// A spare, or a device to be added for it
-        #[arg(value_parser = device())]
+        #[arg(value_parser = device(), value_hint = ValueHint::AnyPath)]
         new: String,
     },
 
@@ -339,7 +368,7 @@ Example:
         /// The array
         name: String,
         /// The member
-        #[arg(value_name = "DEV", value_parser = device())]
+        #[arg(value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
         device: String,
         /// What is to go wrong
         #[arg(value_parser = Fault::parse)]
@@ -384,9 +413,18 @@ Example:
         shell: Shell,
     },
 
-    /// Print the manual page
-    #[command(after_help = "Example:\n  raidctl man > /usr/local/share/man/man8/raidctl.8")]
-    Man,
+    /// Print a manual page: that of one command, or one that has all of them
+    #[command(
+        after_help = "Example:\n  raidctl man create | man -l -\n  raidctl man --dir /usr/local/share/man/man8"
+    )]
+    Man {
+        /// The command [default: all of raidctl]
+        #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+        of: Option<String>,
+        /// Write the page of raidctl, and one for each command, into this folder
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Options of `create`.
@@ -417,13 +455,13 @@ pub struct CreateOptions {
     #[arg(long, default_value = "resync", value_parser = init())]
     init: Init,
     /// A spare; may be given several times
-    #[arg(long = "spare", value_name = "DEV", value_parser = device())]
+    #[arg(long = "spare", value_name = "DEV", value_parser = device(), value_hint = ValueHint::AnyPath)]
     spares: Vec<String>,
     /// Take members that carry a superblock, a filesystem or a partition table
     #[arg(long)]
     force: bool,
     /// The members in slot order, block devices or plain files; `missing` leaves a slot empty
-    #[arg(value_name = "DEV", required = true, value_parser = device_or_missing())]
+    #[arg(value_name = "DEV", required = true, value_parser = device_or_missing(), value_hint = ValueHint::AnyPath)]
     devices: Vec<String>,
 }
 
@@ -489,7 +527,7 @@ pub struct AssembleOptions {
     read_only: bool,
     /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
     /// raidd has served before, by its name or --uuid
-    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"])]
+    #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"], value_hint = ValueHint::AnyPath)]
     words: Vec<OsString>,
 }
 
@@ -567,6 +605,18 @@ pub fn usage_line(error: &clap::Error) -> Option<String> {
 
 fn setting(text: &str) -> Result<String, String> {
     Tuning::parse([text]).map(|_| text.to_owned())
+}
+
+/// A pause: a time, or whole seconds as iostat and vmstat take them.
+fn interval(text: &str) -> Result<Duration, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let ms = if is_number { parse_duration_ms(&format!("{text}s"))? } else { parse_duration_ms(text)? };
+    if ms == 0 {
+        return Err(format!(
+            "no time at all between two looks ({text:?}) keeps raidd from its work: give 1ms at least"
+        ));
+    }
+    Ok(Duration::from_millis(ms))
 }
 
 fn name(text: &str) -> Result<String, String> {

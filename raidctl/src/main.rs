@@ -9,11 +9,14 @@
 //! - `consent`: asking before something is destroyed
 //! - `examine`, `member`: superblocks, without a daemon
 //! - `demo`: an array from nothing, broken and read back
+//! - `stats`, `activity`: what arrays do, and what that is a second
+//! - `info`: the daemon itself
 //! - `wait`: until an array is at rest
 //! - `watch`: a live view
 //! - `manual`: manual page and completions
 //! - `failure`: exit status and the line on stderr
 
+mod activity;
 mod alert;
 mod arguments;
 mod check;
@@ -22,18 +25,19 @@ mod demo;
 mod examine;
 mod failure;
 mod identity;
+mod info;
 mod manual;
 mod member;
 mod quantity;
 mod render;
 mod request;
+mod stats;
 mod wait;
 mod watch;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anstream::adapter::strip_str;
 use clap::Parser;
@@ -42,7 +46,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::arguments::{Arguments, AssembleOptions, Command, CreateOptions};
-use crate::failure::Failure;
+use crate::failure::{Failure, failed};
 use crate::request::Daemon;
 
 fn main() -> ExitCode {
@@ -99,11 +103,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Watch { name, interval, count } => {
             let daemon = Daemon::at(control)?;
+            if !json && watch::is_for_people() {
+                return watch::on_screen(&daemon, name, interval, count);
+            }
             let between = if json { "" } else { "\n" };
-            let interval = Duration::from_millis(interval);
             let plain = || Ok(strip_str(&picture(&daemon, name.as_deref(), json)?).to_string());
-            watch::run(&plain, between, interval, count)
+            watch::as_text(&plain, between, interval, count)
         }
+        Command::Stats { name, interval, count } => {
+            let turns = stats::Turns { interval, count };
+            stats::run(&Daemon::at(control)?, name.as_deref(), &turns, json)
+        }
+        Command::Info => info::run(&Daemon::at(control)?, json),
         Command::Fail { name, device } => change(control, json, &name, "fail", &json!({ "device": device })),
         Command::Remove { name, device } => {
             change(control, json, &name, "remove", &json!({ "device": device }))
@@ -160,7 +171,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             if json { document(report) } else { output(report.text().as_bytes()) }
         }),
         Command::Completions { shell } => output(&manual::completions(shell)),
-        Command::Man => output(&manual::page().map_err(|error| Failure::output(&error))?),
+        Command::Man { of, dir } => manual_page(of.as_deref(), dir.as_deref()),
     }
 }
 
@@ -262,6 +273,26 @@ fn zero_all(devices: &[PathBuf], force: bool) -> Result<(), Failure> {
         }
     }
     result
+}
+
+fn manual_page(of: Option<&str>, folder: Option<&Path>) -> Result<(), Failure> {
+    if let Some(folder) = folder {
+        return manual::write_pages(folder).map_err(|error| {
+            failed(format_args!(
+                "the manual pages cannot be written to {}: {error}: name another folder, or make room there",
+                folder.display()
+            ))
+        });
+    }
+    let page = match of {
+        None => manual::page(),
+        Some(name) => manual::page_of(name).ok_or_else(|| {
+            Failure::Usage(format!(
+                "there is no manual page of {name}, as no command is called so: see `raidctl --help`"
+            ))
+        })?,
+    };
+    output(&page.map_err(|error| Failure::output(&error))?)
 }
 
 fn document<T: Serialize>(document: &T) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! Numbers for people: sizes, times, moments.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 /// Bytes: `512 KiB`, `3 GiB`, `1.46 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -14,6 +16,21 @@ pub fn size(bytes: u64) -> String {
     match (bytes.is_multiple_of(one), hundredths) {
         (true, _) => format!("{whole} {unit}"),
         (false, hundredths) => format!("{whole}.{hundredths:02} {unit}"),
+    }
+}
+
+/// Bytes in five characters at most, for columns: `0`, `512K`, `1.2M`, `100M`.
+pub fn brief(bytes: u64) -> String {
+    let power = (bytes.max(1).ilog2() / 10) as usize;
+    let Some(unit) = power.checked_sub(1).map(|index| ["K", "M", "G", "T", "P", "E"][index]) else {
+        return bytes.to_string();
+    };
+    // Cut, as `size` does it.
+    let tenths = (u128::from(bytes) * 10) >> (10 * power);
+    if tenths < 100 {
+        format!("{}.{}{unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{}{unit}", tenths / 10)
     }
 }
 
@@ -35,6 +52,20 @@ pub fn duration(seconds: u64) -> String {
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
+}
+
+/// A request's time, given in microseconds: `85 us`, `1.2 ms`, `2.5 s`.
+pub fn latency(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} us"),
+        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+/// This moment, in seconds since 1970.
+pub fn now_unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A moment, given in seconds since 1970: `2026-11-20 23:02:53 UTC`.
@@ -82,6 +113,21 @@ mod tests {
     }
 
     #[test]
+    fn brief_sizes_are_brief() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (1024, "1.0K"),
+            (10 << 10, "10K"),
+            ((1 << 20) - 1, "1023K"),
+            ((1 << 20) + (1 << 18), "1.2M"),
+            (u64::MAX, "15E"),
+        ] {
+            assert_eq!(brief(bytes), text);
+        }
+    }
+
+    #[test]
     fn durations() {
         for (seconds, text) in [
             (0, "0 s"),
@@ -91,6 +137,15 @@ mod tests {
             (86_400 * 3 + 7200, "3 d 2 h"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn latencies() {
+        for (us, text) in
+            [(0, "0 us"), (999, "999 us"), (1200, "1.2 ms"), (24_000, "24.0 ms"), (2_500_000, "2.5 s")]
+        {
+            assert_eq!(latency(us), text);
         }
     }
 

@@ -37,43 +37,23 @@ pub fn list(arrays: &[Status]) -> String {
 /// The same facts as `mdadm --detail`, and what else is known of disks that are to be seen to. In colours, which
 /// [`crate::show`] leaves out where nobody sees them.
 pub fn status(array: &Status, disks: &[String]) -> String {
-    let mut level = printable(&array.level);
-    if let Some(layout) = &array.layout {
-        level.push_str(&format!(", {}", printable(layout)));
-    }
-    if array.chunk_bytes > 0 {
-        level.push_str(&format!(", {} chunk", short_size(array.chunk_bytes)));
-    }
-    let in_sync = array.members.iter().filter(|member| member.state == MemberState::InSync).count();
     let mut lines = vec![
         ("UUID", printable(&array.uuid)),
-        ("Level", level),
+        ("Level", level(array)),
         ("Size", exact_size(array.size_bytes)),
         ("Member size", exact_size(array.member_size_bytes)),
         ("State", array.state.to_string()),
         ("Health", painted(array.health.as_str(), of_health(array.health))),
-        (
-            "Members",
-            format!(
-                "{} {in_sync} of {} in sync, {} spare",
-                slots(&array.members),
-                array.members.len(),
-                array.spares.iter().filter(|spare| spare.state == MemberState::Spare).count()
-            ),
-        ),
+        ("Members", format!("{} {}", slots(&array.members), in_sync(array))),
         ("Consistency", array.consistency_policy.to_string()),
         ("Metadata", format!("{}, events {}", printable(&array.metadata), array.events)),
     ];
     lines.extend(array.created_unix_seconds.map(|seconds| ("Created", moment(seconds))));
     lines.extend(array.updated_unix_seconds.map(|seconds| ("Updated", moment(seconds))));
-    let clients = match array.connections {
-        1 => "1 client".to_owned(),
-        count => format!("{count} clients"),
-    };
     lines.push((
         "NBD",
         match &array.nbd_uri {
-            Some(uri) => format!("{} ({clients})", printable(uri)),
+            Some(uri) => format!("{} ({})", printable(uri), clients(array.connections)),
             None => "not exported".to_owned(),
         },
     ));
@@ -92,6 +72,30 @@ pub fn status(array: &Status, disks: &[String]) -> String {
     text.push('\n');
     text.push_str(&members(array));
     text
+}
+
+/// `raid5, left-symmetric, 128K chunk`.
+pub fn level(array: &Status) -> String {
+    let mut level = printable(&array.level);
+    if let Some(layout) = &array.layout {
+        level.push_str(&format!(", {}", printable(layout)));
+    }
+    if array.chunk_bytes > 0 {
+        level.push_str(&format!(", {} chunk", short_size(array.chunk_bytes)));
+    }
+    level
+}
+
+/// `3 of 4 in sync, 1 spare`.
+pub fn in_sync(array: &Status) -> String {
+    let in_sync = array.members.iter().filter(|member| member.state == MemberState::InSync).count();
+    let spares = array.spares.iter().filter(|spare| spare.state == MemberState::Spare).count();
+    format!("{in_sync} of {} in sync, {spares} spare", array.members.len())
+}
+
+/// `1 client`.
+pub fn clients(count: u64) -> String {
+    if count == 1 { "1 client".to_owned() } else { format!("{count} clients") }
 }
 
 const BOLD: Style = Style::new().bold();
@@ -227,7 +231,7 @@ fn members(array: &Status) -> String {
 }
 
 /// `[UU_]`: for each slot whether it is in sync.
-fn slots(members: &[Member]) -> String {
+pub fn slots(members: &[Member]) -> String {
     let mut marks: Vec<(u16, char)> = Vec::with_capacity(members.len());
     for member in members {
         let mark = if member.state == MemberState::InSync { 'U' } else { '_' };
@@ -241,7 +245,8 @@ fn slots(members: &[Member]) -> String {
     format!("[{}]", marks.into_iter().map(|(_, mark)| mark).collect::<String>())
 }
 
-fn progress_in_short(sync: &SyncStatus) -> String {
+/// `recovery 45.0%`; `-` where nothing goes on.
+pub fn progress_in_short(sync: &SyncStatus) -> String {
     match sync.action {
         SyncAction::Idle => "-".to_owned(),
         action => format!("{action} {}", percent(sync)),
@@ -249,17 +254,9 @@ fn progress_in_short(sync: &SyncStatus) -> String {
 }
 
 fn progress(sync: &SyncStatus) -> String {
-    let mismatches = match sync.mismatches {
-        0 => String::new(),
-        count => format!(", {count} mismatches"),
-    };
     if sync.action == SyncAction::Idle {
-        return format!("idle{mismatches}");
+        return format!("idle{}", mismatches(sync));
     }
-    let eta = match sync.eta_seconds {
-        Some(seconds) => format!(", {} left", duration(seconds)),
-        None => String::new(),
-    };
     let filled = part(sync, BAR_WIDTH);
     let bar: String = (0..BAR_WIDTH)
         .map(|place| match place {
@@ -268,14 +265,29 @@ fn progress(sync: &SyncStatus) -> String {
             _ => '.',
         })
         .collect();
+    format!("{} [{bar}] {}, {}", sync.action, percent(sync), pace(sync))
+}
+
+/// How far a sync action is and how fast: `100 MiB of 1 GiB, 200 MiB/s, 5 s left`.
+pub fn pace(sync: &SyncStatus) -> String {
+    let eta = match sync.eta_seconds {
+        Some(seconds) => format!(", {} left", duration(seconds)),
+        None => String::new(),
+    };
     format!(
-        "{} [{bar}] {}, {} of {}, {}/s{eta}{mismatches}",
-        sync.action,
-        percent(sync),
+        "{} of {}, {}/s{eta}{}",
         size(sync.done_bytes),
         size(sync.total_bytes),
-        size(sync.bytes_per_sec)
+        size(sync.bytes_per_sec),
+        mismatches(sync)
     )
+}
+
+fn mismatches(sync: &SyncStatus) -> String {
+    match sync.mismatches {
+        0 => String::new(),
+        count => format!(", {count} mismatches"),
+    }
 }
 
 /// How much of a sync action is done: `45.0%`.
@@ -285,7 +297,7 @@ pub fn percent(sync: &SyncStatus) -> String {
 }
 
 /// How many of `whole` equal parts are done.
-fn part(sync: &SyncStatus, whole: u64) -> u64 {
+pub fn part(sync: &SyncStatus, whole: u64) -> u64 {
     let done = u128::from(sync.done_bytes.min(sync.total_bytes)) * u128::from(whole);
     u64::try_from(done / u128::from(sync.total_bytes.max(1))).unwrap_or(whole)
 }
@@ -295,11 +307,12 @@ fn exact_size(bytes: u64) -> String {
 }
 
 /// Text from elsewhere must not steer the terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn columns(header: &[&str]) -> Table {
+/// A table with these headings.
+pub fn columns(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(header.iter().copied());
@@ -309,7 +322,8 @@ fn columns(header: &[&str]) -> Table {
     table
 }
 
-fn right(table: &mut Table, columns: &[usize]) {
+/// Has numbers stand to the right.
+pub fn right(table: &mut Table, columns: &[usize]) {
     for &index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -317,7 +331,8 @@ fn right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn finish(table: &Table) -> String {
+/// The table as text.
+pub fn finish(table: &Table) -> String {
     let mut text = String::new();
     for line in table.lines() {
         text.push_str(line.trim_end());

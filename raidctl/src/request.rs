@@ -15,7 +15,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use raidd::api::{AssembleArray, CreateArray, Event, Findings, Problem, Status, default_control_path};
+use raidd::api::{
+    AssembleArray, CreateArray, DaemonStatus, Event, Findings, Problem, ProblemCode, Stats, Status,
+    default_control_path,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -26,6 +29,7 @@ use crate::failure::{Failure, failed};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// The daemon behind a control socket.
+#[derive(Clone)]
 pub struct Daemon {
     socket: PathBuf,
 }
@@ -37,6 +41,8 @@ pub enum CallError {
     Absent(io::Error),
     /// It says no.
     Refused(Problem),
+    /// It is older than raidctl, and has no such thing.
+    TooOld,
     /// The connection broke, or what came was no answer.
     Broken(String),
 }
@@ -81,6 +87,27 @@ impl Daemon {
     /// What scrubs of an array found.
     pub fn findings(&self, name: &str) -> Result<Findings, Failure> {
         self.told(Method::GET, &format!("/v1/arrays/{}/findings", escaped(name)), None::<&()>)
+    }
+
+    /// What an array and its members have done.
+    pub fn stats(&self, name: &str) -> Result<Stats, CallError> {
+        self.looked_up(&format!("/v1/arrays/{}/stats", escaped(name)))
+    }
+
+    /// What the daemon itself is and does.
+    pub fn itself(&self) -> Result<DaemonStatus, CallError> {
+        self.looked_up("/v1/daemon")
+    }
+
+    /// Something that a daemon may be too old to have.
+    fn looked_up<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        match self.ask(Method::GET, path, None::<&()>) {
+            Ok(answer) => read(&answer),
+            Err(CallError::Refused(problem)) if problem.code == ProblemCode::NotFound => {
+                Err(CallError::TooOld)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Stops an array, and with `release` has the daemon forget it.
@@ -157,10 +184,7 @@ impl Daemon {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
-        let answer = self.ask(method, path, body).map_err(|error| self.explain(error))?;
-        serde_json::from_slice(&answer).map_err(|error| {
-            self.explain(CallError::Broken(format!("an answer that is no such document: {error}")))
-        })
+        self.ask(method, path, body).and_then(|answer| read(&answer)).map_err(|error| self.explain(error))
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes, CallError> {
@@ -176,7 +200,7 @@ impl Daemon {
     }
 
     /// The line for people.
-    fn explain(&self, error: CallError) -> Failure {
+    pub fn explain(&self, error: CallError) -> Failure {
         let socket = self.socket.display();
         match error {
             CallError::Absent(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -190,6 +214,9 @@ impl Daemon {
                 reason(&error)
             )),
             CallError::Refused(problem) => failed(problem),
+            CallError::TooOld => failed(format_args!(
+                "raidd at {socket} does not tell that, as it is older than this raidctl: upgrade it, and start it again"
+            )),
             CallError::Broken(what) => failed(format_args!(
                 "raidd at {socket} gave no proper answer ({what}): see its log for whether the command was done"
             )),
@@ -255,6 +282,11 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Res
         } } => return Err(broken(ended)),
     };
     if status.is_success() { Ok(answer) } else { Err(refusal(status, &answer)) }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(answer)
+        .map_err(|error| CallError::Broken(format!("an answer that is no such document: {error}")))
 }
 
 fn refusal(status: StatusCode, answer: &[u8]) -> CallError {

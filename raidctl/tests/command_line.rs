@@ -52,14 +52,16 @@ impl Operator for Fake {
         if name == "gone" {
             return Err(Problem::no_such_array(&name));
         }
+        if matches!(command, api::Command::Stats { .. }) {
+            return Ok(Reply::Stats(Box::new(api::Stats { name, uptime_ms: 1000, ..api::Stats::default() })));
+        }
+        if command == api::Command::Daemon {
+            return Ok(Reply::Daemon(api::DaemonStatus { connections: 7, ..api::DaemonStatus::default() }));
+        }
         if matches!(command, api::Command::Stop { .. } | api::Command::Detach { .. }) {
             return Ok(Reply::Done);
         }
         Ok(Reply::Array(Box::new(array(&name, &warnings))))
-    }
-
-    fn started(&self) -> std::time::Duration {
-        std::time::Duration::ZERO
     }
 
     fn events(&self) -> (Vec<api::Event>, Option<tokio::sync::broadcast::Receiver<api::Event>>) {
@@ -188,6 +190,7 @@ fn usage_errors_end_with_2() {
         &["attach", "vol0", "--wait", "1500ms"],
         &["wait", "vol0", "--timeout", "5"],
         &["watch", "--count", "0"],
+        &["stats", "--count", "1"],
         &["scrub", "vol0", "--findings", "--stop"],
     ] {
         let ran = ran(&mut raidctl(arguments));
@@ -281,6 +284,8 @@ fn every_command_reaches_the_daemon() {
                 },
             },
         ),
+        (&["stats", "größe"], api::Command::Stats { name: name() }),
+        (&["info", "--json"], api::Command::Daemon),
         (&["detach", "größe"], api::Command::Detach { name: name(), force: false }),
         (&["detach", "größe", "--force"], api::Command::Detach { name: name(), force: true }),
         (&["wait", "größe"], api::Command::Status { name: name() }),
@@ -316,6 +321,52 @@ fn json_is_one_document() {
     assert_eq!(all.len(), 2);
     let one: Status = serde_json::from_str(&world.run(&["status", "--json", "vol1"]).stdout).unwrap();
     assert_eq!(one, array("vol1", &[]));
+    let stats: Vec<api::Stats> = serde_json::from_str(&world.run(&["stats", "--json"]).stdout).unwrap();
+    assert_eq!(stats.iter().map(|stats| stats.name.as_str()).collect::<Vec<_>>(), ["vol0", "vol1"]);
+    let turns = world.run(&["stats", "--json", "vol1", "--interval", "1ms", "--count", "3"]).stdout;
+    for line in turns.lines() {
+        assert_eq!(serde_json::from_str::<api::Stats>(line).unwrap().name, "vol1");
+    }
+    assert_eq!(turns.lines().count(), 3);
+    let daemon: api::DaemonStatus = serde_json::from_str(&world.run(&["info", "--json"]).stdout).unwrap();
+    assert_eq!(daemon.connections, 7);
+}
+
+#[test]
+fn stats_are_a_table_each_time() {
+    let world = World::new();
+    let once = world.run(&["stats"]);
+    assert_eq!((once.status, once.stderr.as_str()), (0, ""));
+    assert!(once.stdout.contains("\nvol0 ") && once.stdout.contains("\nvol1 "), "{}", once.stdout);
+    assert!(once.stdout.contains("vol0: started 1 s ago"), "{}", once.stdout);
+    let thrice = world.run(&["stats", "vol1", "--interval", "1ms", "--count", "3"]);
+    assert_eq!(thrice.stdout.matches("DEVICE").count(), 3, "{}", thrice.stdout);
+    assert_eq!(thrice.stdout.matches("started 1 s ago").count(), 1, "{}", thrice.stdout);
+    assert_eq!(world.run(&["stats", "gone"]).status, 1);
+}
+
+/// A raidd from before there were such things has no such paths.
+#[test]
+fn an_older_daemon_is_told_apart() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let older = std::thread::spawn(move || {
+        let problem =
+            serde_json::to_string(&Problem::new(api::ProblemCode::NotFound, "there is nothing")).unwrap();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _read = stream.read(&mut [0; 4096]).unwrap();
+            write!(stream, "HTTP/1.1 404 x\r\nContent-Length: {}\r\n\r\n{problem}", problem.len()).unwrap();
+        }
+    });
+    for arguments in [&["stats", "vol0"][..], &["info"]] {
+        let ran = ran(raidctl(arguments).arg("--control").arg(&socket));
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+        assert!(is_one_line(&ran.stderr) && ran.stderr.contains("older than this raidctl"), "{}", ran.stderr);
+    }
+    older.join().unwrap();
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Request<'_> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.clients.note(self.kind, self.began, self.deadlines.now(), self.bytes, self.is_ok.get());
+        self.clients.end(self.kind, self.began, self.deadlines.now(), self.bytes, self.is_ok.get());
     }
 }
 
@@ -171,6 +171,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Lets a client's request in, which reads or writes so many bytes.
     fn begin(&self, kind: Kind, bytes: u64) -> Result<Request<'_>, IoError> {
         let busy = self.enter(matches!(kind, Kind::Write | Kind::Other))?;
+        self.clients.begin();
         Ok(Request {
             _busy: busy,
             clients: &self.clients,

@@ -13,7 +13,7 @@ pub struct ArrayStats {
     pub times: Times,
     /// What the slowest read or write of clients took that was under way when a member in sync failed the last time.
     pub failover: Option<std::time::Duration>,
-    /// Requests of clients under way, and what the array does on its own in their way.
+    /// Requests of clients under way.
     pub in_flight: usize,
     /// The clients' reads.
     pub reads: Operations,
@@ -55,7 +55,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         ArrayStats {
             times: self.times(),
             failover: clients.failover(),
-            in_flight: self.state.borrow().busy,
+            in_flight: clients.in_flight.get(),
             reads: clients.reads.operations(bounds_us),
             writes: clients.writes.operations(bounds_us),
             flushes: clients.flushes.operations(bounds_us),

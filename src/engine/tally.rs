@@ -102,6 +102,8 @@ pub(super) struct Clients {
     pub writes: Tally,
     pub flushes: Tally,
     pub others: Tally,
+    /// Those under way.
+    pub in_flight: Cell<usize>,
     /// When a member in sync failed the last time.
     failed_at: Cell<Option<Duration>>,
     /// What the slowest read or write took that was under way then.
@@ -128,8 +130,14 @@ impl Clients {
         }
     }
 
-    /// A request that began then has ended now.
-    pub fn note(&self, kind: Kind, began: Duration, now: Duration, bytes: u64, is_ok: bool) {
+    /// A request has begun.
+    pub fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// One that began then has ended now.
+    pub fn end(&self, kind: Kind, began: Duration, now: Duration, bytes: u64, is_ok: bool) {
+        self.in_flight.set(self.in_flight.get() - 1);
         let took = now.saturating_sub(began);
         self.of(kind).note(took, bytes, is_ok);
         if matches!(kind, Kind::Read | Kind::Write) && self.failed_at.get().is_some_and(|at| began <= at) {
@@ -285,14 +293,18 @@ mod tests {
     #[test]
     fn failover_is_the_longest_wait_of_those_who_were_waiting() {
         let clients = Clients::default();
-        clients.note(Kind::Read, ms(0), ms(900), 1, true);
+        let note = |kind, began, now, bytes, is_ok| {
+            clients.begin();
+            clients.end(kind, began, now, bytes, is_ok);
+        };
+        note(Kind::Read, ms(0), ms(900), 1, true);
         assert_eq!(clients.failover(), None);
         clients.note_failure(ms(1000));
         assert_eq!(clients.failover(), Some(Duration::ZERO));
-        clients.note(Kind::Write, ms(600), ms(1100), 1, true);
-        clients.note(Kind::Read, ms(700), ms(1050), 1, true);
-        clients.note(Kind::Other, ms(0), ms(5000), 0, true);
-        clients.note(Kind::Read, ms(1001), ms(9000), 1, true);
+        note(Kind::Write, ms(600), ms(1100), 1, true);
+        note(Kind::Read, ms(700), ms(1050), 1, true);
+        note(Kind::Other, ms(0), ms(5000), 0, true);
+        note(Kind::Read, ms(1001), ms(9000), 1, true);
         assert_eq!(clients.failover(), Some(ms(500)), "of reads and writes that had begun before");
         clients.note_failure(ms(9500));
         assert_eq!(clients.failover(), Some(Duration::ZERO), "the last one is told of");

@@ -15,8 +15,8 @@ fn units() -> tempfile::TempDir {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd")).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        let text = text.replace("/usr/local/sbin/raidctl", raidctl_program().to_str().unwrap());
-        let text = text.replace("/usr/local/sbin/raidd", env!("CARGO_BIN_EXE_raidd"));
+        let text = text.replace("/usr/sbin/raidctl", raidctl_program().to_str().unwrap());
+        let text = text.replace("/usr/sbin/raidd", env!("CARGO_BIN_EXE_raidd"));
         fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
     }
     folder

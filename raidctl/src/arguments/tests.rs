@@ -172,6 +172,8 @@ fn only_what_is_there_is_offered() {
             "status",
             "check",
             "watch",
+            "stats",
+            "info",
             "fail",
             "remove",
             "add",
@@ -203,4 +205,29 @@ fn demo_sizes_have_a_floor() {
     assert!(usage_error(&["demo", "--size", "16777217"]).contains("round it"));
     usage_error(&["demo", "--level", "0"]);
     assert!(matches!(parse(&["demo"]), Command::Demo(options) if options.size == 64 << 20));
+}
+
+#[test]
+fn a_pause_is_a_time_or_seconds() {
+    for (text, ms) in [("5", 5000), ("5s", 5000), ("1ms", 1), ("1m", 60_000)] {
+        for command in ["stats", "watch"] {
+            match parse(&[command, "--interval", text]) {
+                Command::Stats { interval, .. } => assert_eq!(interval, Some(Duration::from_millis(ms))),
+                Command::Watch { interval, .. } => assert_eq!(interval, Duration::from_millis(ms)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(usage_error(&["stats", "--interval", "0"]).contains("1ms at least"));
+    for words in [
+        &["stats", "--interval", "-1"][..],
+        &["stats", "--interval", "1.5"],
+        &["stats", "--interval", ""],
+        &["stats", "--count", "3"],
+        &["stats", "--interval", "1", "--count", "0"],
+        &["stats", "a b"],
+        &["watch", "--interval", "99999999999999999999"],
+    ] {
+        usage_error(words);
+    }
 }

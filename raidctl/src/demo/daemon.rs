@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::interrupt::Interrupt;
 use crate::failure::{Failure, failed};
-use crate::request::{CallError, Daemon};
+use crate::request::Daemon;
 
 /// How long it may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -87,11 +87,7 @@ impl OwnDaemon {
                         "raidd was not ready within {START_LIMIT:?}: see its log with --keep"
                     )));
                 }
-                Err(CallError::Broken(what)) => {
-                    return Err(failed(format_args!("raidd does not answer: {what}")));
-                }
-                Err(CallError::Refused(problem)) => return Err(failed(problem)),
-                Err(CallError::Absent(error)) => return Err(failed(error)),
+                Err(error) => return Err(self.control.explain(error)),
             }
         }
     }

@@ -383,3 +383,28 @@ fn groups_are_let_in_where_they_are_named() {
     let (_folder, path) = with_file("control_group = \"disk\"\ncontrol_read_group = \"adm\"\n");
     assert_eq!(groups(&["--config", &path, "--control-group", "root"]), (some("root"), some("adm")));
 }
+
+/// contrib/raidd.toml, which packages install. Keys that are commented out have no blank before them.
+const EXAMPLE_FILE: &str = include_str!("../../../contrib/raidd.toml");
+
+#[test]
+fn the_example_file_changes_nothing_and_shows_every_key() {
+    let shipped: ConfigFile = toml::from_str(EXAMPLE_FILE).unwrap();
+    let with = resolve(Options::default(), shipped, &root()).unwrap();
+    assert_eq!(with, resolve(Options::default(), ConfigFile::default(), &root()).unwrap());
+
+    let is_key = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines = EXAMPLE_FILE.lines().map(|line| line.strip_prefix('#').filter(|rest| is_key(rest)));
+    let shown: Vec<_> = lines.flatten().collect();
+    toml::from_str::<ConfigFile>(&shown.join("\n")).unwrap();
+    // What else could be there, serde says itself.
+    let refused = toml::from_str::<ConfigFile>("no_such_key = 1").unwrap_err().message().to_owned();
+    let known: Vec<_> = refused.split('`').skip(3).step_by(2).collect();
+    assert!(known.len() > 20, "{refused}");
+    for key in known {
+        let is_shown = shown
+            .iter()
+            .any(|line| line.starts_with(&format!("{key} =")) || line.starts_with(&format!("[{key}.")));
+        assert!(is_shown, "contrib/raidd.toml does not show {key}");
+    }
+}
