@@ -69,6 +69,12 @@ impl Command {
             Command::Detach { name, force: true } => {
                 format!("With --force whoever uses the device of {name} gets I/O errors.")
             }
+            Command::Restore { device, .. } => {
+                format!(
+                    "What is before the data of {} is overwritten: superblock, bitmap, logs.",
+                    device.display()
+                )
+            }
             Command::ZeroSuperblock { devices, .. } => format!(
                 "Without their superblocks {} belong to no array any more.",
                 paths(devices).join(", ")
@@ -90,12 +96,13 @@ Example:
 
     /// Start an array from the superblocks of its members, whoever made them: raidd, mdadm, the kernel
     #[command(
-        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [DEV]...\n       raidctl assemble --scan",
+        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [--update name] [DEV]...\n       raidctl assemble --scan",
         after_help = "\
 The first word is the NAME if it has no `/` in it and no file is called so.
 
 Example:
   raidctl assemble vol0 /dev/sdb /dev/sdc /dev/sdd
+  raidctl assemble archive --update name /dev/sdb /dev/sdc /dev/sdd
   raidctl assemble --scan"
     )]
     Assemble(AssembleOptions),
@@ -396,6 +403,32 @@ Example:
         force: bool,
     },
 
+    /// Keep the metadata of each DEV in a file of DIR, to restore should it be damaged; needs no daemon
+    ///
+    /// The file has the device's name, and its size, but is sparse: all that is before the data is in it, superblock, bitmap and
+    /// logs, as with mdadm --dump. Take it while the array is stopped, or what is in it is of different moments.
+    #[command(after_help = "Example:\n  raidctl dump /root/metadata /dev/sdb /dev/sdc")]
+    Dump {
+        /// A folder
+        dir: PathBuf,
+        /// Block devices or plain files
+        #[arg(value_name = "DEV", required = true)]
+        devices: Vec<PathBuf>,
+    },
+
+    /// Write the metadata that dump has kept back to DEV; needs no daemon, refuses a member in use
+    #[command(after_help = "Example:\n  raidctl restore /root/metadata/sdb /dev/sdb")]
+    Restore {
+        /// What dump has made
+        file: PathBuf,
+        /// A block device or plain file of the same size
+        #[arg(value_name = "DEV")]
+        device: PathBuf,
+        /// Also where DEV has no superblock of this very member, or a newer one
+        #[arg(long)]
+        force: bool,
+    },
+
     /// Show in a minute what raidd is for: needs no root, no disks and no running daemon
     ///
     /// Starts a raidd of its own in a temporary folder, makes an array of files, writes data over NBD, kills a member
@@ -514,7 +547,7 @@ impl AttachOptions {
 #[derive(Debug, Args)]
 pub struct AssembleOptions {
     /// Look for the members of every array, and start all that can be started
-    #[arg(long, conflicts_with_all = ["uuid", "force", "read_only", "words"])]
+    #[arg(long, conflicts_with_all = ["uuid", "force", "read_only", "update", "words"])]
     pub scan: bool,
     /// Take only members of the array with this UUID
     #[arg(long, value_name = "U", value_parser = uuid)]
@@ -525,6 +558,9 @@ pub struct AssembleOptions {
     /// Write nothing to any member
     #[arg(long)]
     read_only: bool,
+    /// Write NAME into the superblocks, as mdadm --update=name does
+    #[arg(long, value_name = "WHAT", value_parser = ["name"])]
+    update: Option<String>,
     /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
     /// raidd has served before, by its name or --uuid
     #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"], value_hint = ValueHint::AnyPath)]
@@ -545,8 +581,14 @@ impl AssembleOptions {
             words = rest;
         }
         let devices = words.iter().map(|word| absolute(Path::new(word))).collect::<Result<_, _>>()?;
-        let request =
-            AssembleArray { name, uuid: self.uuid, force: self.force, read_only: self.read_only, devices };
+        let request = AssembleArray {
+            name,
+            uuid: self.uuid,
+            force: self.force,
+            read_only: self.read_only,
+            update_name: self.update.is_some(),
+            devices,
+        };
         request.check()?;
         Ok(request)
     }

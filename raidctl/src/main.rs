@@ -28,6 +28,7 @@ mod identity;
 mod info;
 mod manual;
 mod member;
+mod metadata;
 mod quantity;
 mod render;
 mod request;
@@ -167,6 +168,11 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Examine { devices } => examine_all(&devices, json),
         Command::ZeroSuperblock { devices, force } => zero_all(&devices, force),
+        Command::Dump { dir, devices } => devices.iter().try_for_each(|device| {
+            let kept = metadata::dump(&dir, device).map_err(failed)?;
+            output(format!("{}\n", kept.display()).as_bytes())
+        }),
+        Command::Restore { file, device, force } => metadata::restore(&file, &device, force).map_err(failed),
         Command::Demo(options) => demo::run(&options, &|report| {
             if json { document(report) } else { output(report.text().as_bytes()) }
         }),

@@ -73,6 +73,16 @@ impl Held {
         header(&self.file)
     }
 
+    /// Writes some of its metadata.
+    pub fn write(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), String> {
+        self.file.write_all_at(bytes, offset_bytes).map_err(|error| format!("cannot be written: {error}"))
+    }
+
+    /// Waits until all that was written is on the device.
+    pub fn sync(&self) -> Result<(), String> {
+        self.file.sync_all().map_err(|error| format!("cannot be flushed: {error}"))
+    }
+
     /// Overwrites the superblock, and waits until that is on the device.
     pub fn zero_superblock(&self) -> Result<(), String> {
         self.file

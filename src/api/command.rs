@@ -266,6 +266,9 @@ pub struct AssembleArray {
     /// Starts it so that nothing is written to any member.
     #[serde(default)]
     pub read_only: bool,
+    /// Writes `name` into its superblocks, as `mdadm --assemble --update=name` does.
+    #[serde(default)]
+    pub update_name: bool,
     /// Paths of the members. None: the array is one that raidd knows by its name, or is looked for by its UUID.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -375,6 +378,17 @@ impl AssembleArray {
         }
         if let Some(uuid) = &self.uuid {
             parse_uuid(uuid)?;
+        }
+        if self.update_name && self.name.is_none() {
+            return Err("nothing says what its new name is: write it before the devices".to_owned());
+        }
+        if self.update_name && self.read_only {
+            return Err("a new name cannot be written without writing: leave read-only out".to_owned());
+        }
+        if self.update_name && self.devices.is_empty() && self.uuid.is_none() {
+            return Err(
+                "its new name does not say which array it is: name its devices or its UUID".to_owned()
+            );
         }
         if self.devices.is_empty() && self.name.is_none() && self.uuid.is_none() {
             return Err(

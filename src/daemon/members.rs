@@ -12,6 +12,7 @@ use super::probe;
 use crate::api::{BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode};
 use crate::layout::Level;
 use crate::md::create::{CreateError, CreateSpec, Created, NewMember, plan, set_name};
+use crate::md::superblock::pack_name;
 use crate::md::{Role, Superblock, format_uuid};
 use crate::reactor::{Identity, OpenOptions, OpenedDisk};
 use crate::units::Sector;
@@ -68,6 +69,17 @@ pub fn open_for_create(spec: &CreateArray, level: Level) -> Result<Vec<Option<Ca
         }
     }
     Ok(out)
+}
+
+/// An array's name as its superblocks have it: with this machine's, where both fit.
+fn full_name(name: &str) -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    set_name(&host, name)
+}
+
+/// The same, packed. None: it is too long even so.
+pub fn stored_name(name: &str) -> Option<[u8; 32]> {
+    pack_name(&full_name(name))
 }
 
 /// Opens a device that is to become a member of a running array, and says whether it was one before. Refused: what holds
@@ -197,8 +209,7 @@ pub fn plan_create(
         (None, Some(policy)) => policy == ConsistencyPolicy::Bitmap,
         (None, None) => level.is_redundant(),
     };
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
-    let name = set_name(&host, &spec.name);
+    let name = full_name(&spec.name);
     let plan_spec = CreateSpec {
         name: &name,
         level: level.md(),

@@ -19,7 +19,7 @@ use super::event_log::{EventLog, Teller};
 use super::exports::{Service, stop_clients};
 use super::faults::MemberDisk;
 use super::members::{
-    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create,
+    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create, stored_name,
 };
 use super::membership::apply;
 use super::observe::{Concerns, add_concerns};
@@ -269,6 +269,8 @@ impl Operator {
             request.devices.iter().map(PathBuf::from).collect()
         };
         let strict = !request.devices.is_empty();
+        let new_name = request.name.as_deref().filter(|_| request.update_name);
+        let stored_name = new_name.and_then(stored_name);
         let status = self
             .start_array(
                 paths,
@@ -279,6 +281,7 @@ impl Operator {
                     force: request.force,
                     read_only: request.read_only,
                     fresh: false,
+                    stored_name,
                 },
                 false,
             )

@@ -51,6 +51,9 @@ pub struct Options {
     pub read_only: bool,
     /// The array has just been created by the caller: rows that no resync has come to hold nothing anybody wants.
     pub fresh: bool,
+    /// The name that its superblocks are to have from now on, with its "host:" where it has one. Members are told apart by
+    /// UUID, so a crash that leaves it on some of them loses nothing: the freshest says what it is.
+    pub stored_name: Option<[u8; 32]>,
 }
 
 /// Where each of the given members goes, as indices into what was given.
@@ -79,6 +82,9 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     runtime: &R,
 ) -> Result<Rc<Array<D, R>>, Refusal> {
     let seating = seat(&found)?;
+    for member in found.iter_mut() {
+        member.superblock.set_name = options.stored_name.unwrap_or(member.superblock.set_name);
+    }
     let truth = found[seating.freshest].superblock.clone();
     for (index, why) in &seating.left_out {
         tracing::warn!(array = truth.name(), member = found[*index].label, why, "member left out");
@@ -154,7 +160,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 resync: None,
                 suspect: RowSet::default(),
                 events: truth.events,
-                wanted: 0,
+                wanted: u64::from(options.stored_name.is_some()),
                 written: 0,
                 recorded: None,
                 distrusts,

@@ -21,6 +21,7 @@ mod manual;
 mod maps;
 mod mdadm_conf;
 mod members;
+mod metadata;
 mod metrics;
 mod mounted;
 mod moving;
