@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::attach::is_own_device;
-use super::membership::Welcome;
+use super::membership::{SpareIdentity, Welcome};
 use super::operator::{open_problem, problem};
 use super::patience::{self, Silent};
 use super::probe;
 use crate::api::{BitmapChoice, ConsistencyPolicy, CreateArray, Init, MISSING, Problem, ProblemCode};
 use crate::layout::Level;
 use crate::md::create::{CreateError, CreateSpec, Created, NewMember, plan, set_name};
+use crate::md::format_uuid;
 use crate::md::superblock::pack_name;
-use crate::md::{Role, Superblock, format_uuid};
 use crate::reactor::{Identity, OpenOptions, OpenedDisk};
 use crate::units::Sector;
 
@@ -98,11 +98,12 @@ pub fn open_to_add(path: &str, set_uuid: &[u8; 16], welcome: Welcome) -> Result<
         let why = format!("{path} was no member of this array (found: {what}): use add for a new device");
         return Err(problem(ProblemCode::MembersDisagree, why));
     }
-    let is_lent = |superblock: &Superblock| {
-        welcome == Welcome::Spare(superblock.set_uuid) && superblock.role() == Role::Spare
-    };
-    if !was_member
-        && !superblock.as_ref().is_some_and(is_lent)
+    if let Welcome::Spare(wanted) = welcome {
+        if superblock.as_ref().and_then(SpareIdentity::of) != Some(wanted) {
+            let why = format!("{path} is not the spare any more that it was: nothing was written to it");
+            return Err(problem(ProblemCode::MembersDisagree, why));
+        }
+    } else if !was_member
         && let Some(what) = probe::contents(Path::new(path))
             .map_err(|why| problem(ProblemCode::DeviceUnavailable, why.replace(", or use --force", "")))?
     {

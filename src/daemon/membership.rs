@@ -20,7 +20,7 @@ use super::report;
 use crate::api::{Fault, Hedge, Problem, ProblemCode, ReadPolicy, Reply, Scrub, Tuning};
 use crate::engine::{self, Health, Refusal, create::NewMember};
 use crate::io::Device;
-use crate::md::format_uuid;
+use crate::md::{Role, Superblock, format_uuid};
 use crate::reactor::{Disk, runtime};
 use crate::units::MemberSlot;
 
@@ -50,6 +50,22 @@ pub fn apply(array: &DiskArray, tuning: &Tuning) {
     }
 }
 
+/// Which spare it is, by its superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SpareIdentity {
+    pub set_uuid: [u8; 16],
+    pub device_uuid: [u8; 16],
+    pub dev_number: u32,
+}
+
+impl SpareIdentity {
+    /// Of this superblock; none if it is no spare's.
+    pub fn of(superblock: &Superblock) -> Option<SpareIdentity> {
+        let Superblock { set_uuid, device_uuid, dev_number, .. } = *superblock;
+        (superblock.role() == Role::Spare).then_some(SpareIdentity { set_uuid, device_uuid, dev_number })
+    }
+}
+
 /// How a device comes to an array.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Welcome {
@@ -59,8 +75,8 @@ pub(super) enum Welcome {
     BackOrNew,
     /// As a new one, whatever it was.
     New,
-    /// As a new one, though it is a spare of the array of this UUID, which has just let go of it.
-    Spare([u8; 16]),
+    /// As a new one, if it is this spare of another array, which has just let go of it; nothing else is.
+    Spare(SpareIdentity),
 }
 
 impl Operator {

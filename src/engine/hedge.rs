@@ -4,6 +4,8 @@
 //! Only reads that lie on one member are hedged, which nearly all small ones do.
 //!
 //! Invariants:
+//! - Law 5: nobody is asked where the others may say something else: not where rows await a resync, not while a scrub's mismatches
+//!   stand, and only where they hold all of it. A slow answer is not worth a wrong one.
 //! - Neither read is given up: the slower one is awaited by a task of its own, which a stop waits for. So a member that does
 //!   not answer at all is found out as ever, and one that is merely slow is not counted among those that do not.
 //! - Nothing is learned from being slow: only an error is judged.
@@ -19,8 +21,10 @@ use futures_util::future::{Either, select};
 
 use super::array::{Array, sectors};
 use super::member::Member;
+use super::plan::Trust;
 use super::stripe::Unreadable;
 use crate::io::{Buf, Device, IoError, Runtime};
+use crate::layout::Geometry;
 use crate::units::Sector;
 
 /// A hedge is earned by so many reads.
@@ -141,9 +145,14 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
                 self.finish(slower);
                 Ok(buf)
             }
-            Either::Left((Err(_), other)) => other.await,
-            // What could not be worked out may still be read.
-            Either::Right((Err(error), other)) => other.await.map_err(|_| error),
+            Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => match other.await {
+                Ok(buf) => Ok(buf),
+                // Others may be there by now, as for any read that has failed.
+                Err(_) => {
+                    let buf = self.memory.rescue.alloc(len).await;
+                    self.read_apart(offset_bytes, buf, Some(avoid)).await
+                }
+            },
         }
     }
 
@@ -160,11 +169,37 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         })
     }
 
-    /// The same of the other members, if there is budget and memory for it.
+    /// Whether what lies on that member is known to be the same by what the others have, all of it in one piece.
+    fn others_know(&self, offset_bytes: u64, len: usize, avoid: &Unreadable) -> bool {
+        if self.trust(&avoid.rows) != Trust::Consistent || self.mismatched_sectors() > 0 {
+            return false;
+        }
+        match &self.geometry {
+            Geometry::Copies(copies) => {
+                let (start, len) = (Sector(sectors(offset_bytes)), Sector(sectors(len as u64)));
+                let pieces = self.whole_extents(copies, start, len, None);
+                let [piece] = &pieces[..] else { return false };
+                piece.copies.iter().any(|place| {
+                    let rows = place.sector.0..place.sector.0 + len.0;
+                    place.slot != avoid.slot && self.reader(place.slot, &rows).is_some()
+                })
+            }
+            Geometry::Parity(_) => {
+                let present: Vec<_> = self
+                    .slots()
+                    .map(|slot| slot != avoid.slot && self.reader(slot, &avoid.rows).is_some())
+                    .collect();
+                self.cuts(&avoid.rows).is_empty() && self.geometry.survives(&present)
+            }
+        }
+    }
+
+    /// The same of the other members, if they have it, and there is budget and memory for it.
     fn hedge_read(&self, offset_bytes: u64, len: usize, avoid: &Unreadable) -> Option<Read> {
         let rescue = &self.memory.rescue;
         let array: Rc<Self> = self.weak.upgrade()?;
-        if rescue.free_bytes() < rescue.total_bytes() / 2 + len {
+        if !self.others_know(offset_bytes, len, avoid) || rescue.free_bytes() < rescue.total_bytes() / 2 + len
+        {
             return None;
         }
         let buf = rescue.try_alloc(len)?;
@@ -176,13 +211,12 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     /// Lets a read end that nobody waits for any more.
     fn finish(&self, slower: Read) {
-        let weak = self.weak.clone();
+        let Some(array): Option<Rc<Self>> = self.weak.upgrade() else { return };
+        // Counted from now on, so that a stop waits for it.
+        array.state.borrow_mut().busy += 1;
         self.runtime.spawn(async move {
-            let Some(array): Option<Rc<Self>> = weak.upgrade() else { return };
-            // Counted, so that a stop waits for it.
-            let Ok(busy) = array.enter(false) else { return };
             let _whatever = slower.await.is_ok();
-            drop(busy);
+            array.state.borrow_mut().busy -= 1;
         });
     }
 }

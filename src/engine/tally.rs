@@ -60,13 +60,8 @@ impl Tally {
     /// How they stand, with how many took no longer than each of these times in microseconds, which ascend.
     pub fn operations(&self, bounds_us: &[u64]) -> Operations {
         let latencies = self.latencies.borrow();
-        let mut within = Vec::with_capacity(bounds_us.len());
-        let (mut count, mut from) = (0, 0);
-        for &bound in bounds_us {
-            count += latencies.count_between(from, bound);
-            from = bound + 1;
-            within.push(count);
-        }
+        // From 0 each time: a bound has what is like it counted with it, which must not be counted with the next one, too.
+        let within = bounds_us.iter().map(|&bound| latencies.count_between(0, bound)).collect();
         Operations {
             count: latencies.len(),
             errors: self.errors.get(),
@@ -287,6 +282,13 @@ mod tests {
         let all = tally.operations(&[16, 1024, 1 << 20]);
         assert_eq!((all.count, all.errors, all.bytes), (4, 1, 512 + 4096 + 1));
         assert_eq!(all.within, [1, 2, 3]);
+        for us in [17, 33, 1025, 1030, 1 << 20, (1 << 20) + 1] {
+            let tally = Tally::default();
+            (0..10).for_each(|_| tally.note(Duration::from_micros(us), 1, true));
+            let bounds: Vec<u64> = (4..25).map(|shift| 1 << shift).collect();
+            let within = tally.operations(&bounds).within;
+            assert!(within.is_sorted() && within.ends_with(&[10]), "{us}: {within:?}");
+        }
         assert!(all.max_us >= LONGEST_US && all.total_us == 100_000_000_000 + 101_010);
     }
 

@@ -3,8 +3,8 @@
 //! After the handshake a connection is a receiver, a sender, a crew of tasks that do requests in between, and a watch over
 //! the three. They share a [`Session`], whose counters say what is in flight.
 //!
-//! States: *receiving* until the peer leaves, breaks the protocol, breaks off, the server stops, or the traffic changes; then
-//! *draining* until all requests taken have been answered; then *over*. Being *broken* is no state of its own: it only means
+//! States: *receiving* until the peer leaves, breaks the protocol, breaks off, the server stops, or the traffic has changed and nothing
+//! is in flight; then *draining* until all requests taken have been answered; then *over*. Being *broken* is no state of its own: it only means
 //! that answers go nowhere.
 //!
 //! Invariants:
@@ -37,6 +37,9 @@ use super::signal::Signal;
 use super::stop::Halt;
 use super::traffic::Traffic;
 use crate::io::{Clock, IoError, IoErrorKind, Stream};
+
+/// How long a connection that is to be moved may be without a receiver.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +286,14 @@ impl<S: Stream, D, R: Clock> Session<S, D, R> {
             Some(end) => Err(end),
             None => Ok(self.left.take().expect("a receiver ends with a reason, or leaves its inbox")),
         }
+    }
+
+    /// Waits until all requests taken have been answered, but not for long: what takes long, as on a disk that does not answer,
+    /// must not keep those beside it waiting.
+    pub(super) async fn drains_soon(&self) -> bool {
+        let drained = pin!(self.room.until(|| self.broken.get() || self.requests.get() == 0));
+        select(drained, pin!(self.runtime.sleep(DRAIN_PATIENCE))).await;
+        self.requests.get() == 0 && !self.broken.get()
     }
 
     /// Cuts off a peer that stalls; returns when the connection is over. Sets a timer only where something is awaited

@@ -46,6 +46,11 @@ impl TrafficWatch {
         self.unlike = if is_like { 0 } else { self.unlike.saturating_add(1) };
     }
 
+    /// Now is no time for it: waits for as many again.
+    pub(super) fn begin_anew(&mut self) {
+        self.unlike = 0;
+    }
+
     /// What the traffic has become, if it has changed.
     pub(super) fn change(&self) -> Option<Traffic> {
         match self.now {

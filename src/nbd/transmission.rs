@@ -38,8 +38,11 @@ pub(super) async fn receive_requests<S, D, R>(
     let mut receiver = Receiver { session: session.clone(), inbox, watch };
     let end = loop {
         if let Some(traffic) = receiver.change() {
-            session.receiver_left(receiver.inbox, traffic);
-            return;
+            if session.drains_soon().await {
+                session.receiver_left(receiver.inbox, traffic);
+                return;
+            }
+            receiver.watch.iter_mut().for_each(TrafficWatch::begin_anew);
         }
         // In a box, which is there once and not for every request: most of them need no wait.
         let taken = match receiver.take_at_once() {

@@ -55,10 +55,8 @@ pub(super) struct Shared {
     asleep: AtomicBool,
     /// Calls of the ring, as far as the reactor has told.
     ring_calls: AtomicU64,
-    /// Nanoseconds in which it has slept, without the present sleep,
-    asleep_ns: AtomicU64,
-    /// and when that began, in nanoseconds of the reactors' clock; 0: it is awake.
-    asleep_since_ns: AtomicU64,
+    /// How long it has slept, and since when it sleeps now.
+    slept: Mutex<(Duration, Option<Duration>)>,
     /// When it was made, by the reactors' clock.
     began: Duration,
     event: EventFd,
@@ -75,8 +73,7 @@ impl Shared {
             has_news: AtomicBool::default(),
             asleep: AtomicBool::default(),
             ring_calls: AtomicU64::default(),
-            asleep_ns: AtomicU64::default(),
-            asleep_since_ns: AtomicU64::default(),
+            slept: Mutex::default(),
             began: monotonic(),
             event,
         })
@@ -155,33 +152,25 @@ impl Shared {
         self.ring_calls.store(calls, Ordering::Relaxed);
     }
 
+    fn slept(&self) -> MutexGuard<'_, (Duration, Option<Duration>)> {
+        self.slept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// For the reactor: it sleeps from now on.
     pub fn tell_sleep(&self, now: Duration) {
-        self.asleep_since_ns.store(nanos(now).max(1), Ordering::SeqCst);
+        self.slept().1 = Some(now);
     }
 
     /// For the reactor: it has slept until now.
     pub fn tell_waking(&self, now: Duration) {
-        let since = self.asleep_since_ns.load(Ordering::SeqCst);
-        let slept = nanos(now).saturating_sub(since);
-        self.asleep_ns.store(self.asleep_ns.load(Ordering::SeqCst) + slept, Ordering::SeqCst);
-        self.asleep_since_ns.store(0, Ordering::SeqCst);
+        let (before, since) = &mut *self.slept();
+        *before += since.take().map_or(Duration::ZERO, |since| now.saturating_sub(since));
     }
 
     /// How long it has slept until now.
     fn asleep(&self) -> Duration {
-        loop {
-            let since = self.asleep_since_ns.load(Ordering::SeqCst);
-            let before = self.asleep_ns.load(Ordering::SeqCst);
-            let now = nanos(monotonic());
-            // Not while it is just waking, or what it slept would be counted twice, or not at all.
-            if self.asleep_since_ns.load(Ordering::SeqCst) == since
-                && self.asleep_ns.load(Ordering::SeqCst) == before
-            {
-                let present = if since == 0 { 0 } else { now.saturating_sub(since) };
-                return Duration::from_nanos(before + present);
-            }
-        }
+        let (before, since) = *self.slept();
+        before + since.map_or(Duration::ZERO, |since| monotonic().saturating_sub(since))
     }
 
     /// For the reactor: nothing is taken from here again.
@@ -200,10 +189,6 @@ impl AsFd for Shared {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The reactor has ended.

@@ -84,13 +84,13 @@ async fn about_to_move(server: &Server, moves: &Rc<Cell<usize>>) -> Peer {
     let mut peer = server.enter_by(server.connect_moving(moves.clone()), false).await;
     talk(&mut peer, true, 31, 4).await;
     server.disk.delay(|call| match call {
-        Call::Read(..) => Duration::from_secs(5),
+        Call::Read(..) => Duration::from_millis(80),
         _ => Duration::ZERO,
     });
     peer.request(READ, 0, 0, LARGE, &[]).await;
-    server.world.sleep(Duration::from_secs(1)).await;
+    server.world.sleep(Duration::from_millis(20)).await;
     peer.request(WRITE, 0, WRITTEN, 4096, &[9; 4096]).await;
-    server.world.sleep(Duration::from_secs(1)).await;
+    server.world.sleep(Duration::from_millis(20)).await;
     assert_eq!(moves.get(), 0);
     assert_ne!(server.disk.content()[WRITTEN as usize], 9, "it is not taken before the move");
     peer
@@ -148,4 +148,28 @@ fn a_stop_during_a_move_ends_it_after_the_move() {
             },
         );
     }
+}
+
+#[test]
+fn a_request_that_takes_long_keeps_nobody_waiting_for_a_move() {
+    with_server(
+        |_| (),
+        async |server| {
+            let moves = Rc::new(Cell::new(0));
+            let mut peer = server.enter_by(server.connect_moving(moves.clone()), false).await;
+            server.disk.delay(|call| match call {
+                Call::Write(..) => Duration::from_secs(5),
+                _ => Duration::ZERO,
+            });
+            let slow = peer.request(WRITE, 0, WRITTEN, 4096, &[9; 4096]).await;
+            let began = server.world.now();
+            talk(&mut peer, true, 200, 4).await;
+            // It was tried now and then, and given up each time.
+            assert!(server.world.now() - began < Duration::from_secs(1));
+            assert_eq!(moves.get(), 0);
+            assert_eq!(peer.reply().await, Some((slow, 0)));
+            talk(&mut peer, true, 100, 4).await;
+            assert_eq!(moves.get(), 1);
+        },
+    );
 }

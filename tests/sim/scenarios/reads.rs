@@ -7,7 +7,7 @@ use raidd::io::{Clock, Device, Fua, Pool};
 use raidd::units::MemberSlot;
 use raidd_sim::disk::Platter;
 use raidd_sim::model::superblock;
-use raidd_sim::setup::{Shape, load_disk, memory, shape};
+use raidd_sim::setup::{Shape, create_array, load_disk, memory, shape};
 use raidd_sim::world::World;
 
 use crate::found::{RAID5, RAID6, assert_agrees, disks, filled, play, until_idle};
@@ -236,5 +236,30 @@ fn times_and_failover_are_told_as_they_were() {
         let degraded = stats(&client).times.degraded;
         world.sleep(Duration::from_secs(10)).await;
         assert_eq!(stats(&client).times.degraded, degraded, "it is whole again");
+    });
+}
+
+#[test]
+fn a_hedge_asks_nobody_who_may_say_something_else() {
+    play(10, async |world, seed| {
+        let disks = disks(&RAID6, seed);
+        let some: Vec<_> = disks.iter().take(RAID6.slots).cloned().map(Some).collect();
+        // Whatever was on the disks is there, and parity agrees with none of it.
+        let array = create_array(&world, &RAID6, &some, 512, false, true).await.unwrap();
+        array.pause();
+        world.sleep(Duration::from_millis(10)).await;
+        let pool = Pool::new(1 << 20).unwrap();
+        let read = async |at: u64| array.read(at, pool.try_alloc(512).unwrap()).await.unwrap().to_vec();
+        let places: Vec<u64> = (0..20).map(|line| (40 + line) * 4096).collect();
+        let mut before = Vec::new();
+        for &at in &places {
+            before.push(read(at).await);
+        }
+        array.set_hedge(Hedge::After(Duration::from_micros(50)));
+        disks.iter().for_each(|disk| disk.faults().slow.set(100));
+        for (&at, before) in places.iter().zip(&before) {
+            assert!(read(at).await == *before, "what was never written reads differently at {at}");
+        }
+        assert_eq!(array.stats(&[]).hedged_reads, 0);
     });
 }
