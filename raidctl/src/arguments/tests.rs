@@ -192,6 +192,8 @@ fn only_what_is_there_is_offered() {
             "inject",
             "examine",
             "zero-superblock",
+            "dump",
+            "restore",
             "demo",
             "completions",
             "man"
