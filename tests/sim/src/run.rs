@@ -402,7 +402,7 @@ async fn serve(scene: &Rc<Scene>, atlas: &Rc<Atlas>, number: usize) {
         // Fast enough to be over in the time of a few requests.
         scene.array.set_recovery_speed(Some(dice.between(1, 1000) << 20), None);
     }
-    // Not where deliberate faults are looked for: hedges hide some of them from clients for longer.
+    // Not where deliberate faults are looked for: these draws would shift the seeds that are known to find them.
     if !cfg!(raidd_mutants) && dice.one_in(2) {
         scene.array.set_read_policy(match dice.below(4) {
             0 => ReadPolicy::RoundRobin,
