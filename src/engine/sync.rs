@@ -191,12 +191,15 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
 
     pub(super) fn begin_progress(&self, action: SyncAction, done: u64, total: u64) {
         let started = self.runtime.now();
+        // A replacement that has been filled, but not yet taken over when the array was stopped, is right to the end of all sectors.
+        let done = done.min(total);
         self.sync.progress.set(Some(Progress { action, done, total, started, started_at: done }));
         self.tell(Event::SyncStarted(action));
     }
 
     pub(super) fn note_progress(&self, done: u64) {
         if let Some(progress) = self.sync.progress.get() {
+            let done = done.min(progress.total);
             self.sync.progress.set(Some(Progress { done, ..progress }));
             self.tell_progress(progress.action, progress.done, done, progress.total);
         }
