@@ -8,14 +8,16 @@ use std::time::Duration;
 use raidd::engine::create::NewMember;
 use raidd::engine::{AssembleOptions, Health, MemberState, Phase, Refusal, assemble};
 use raidd::io::{Clock, Device, Fua, IoErrorKind};
+use raidd::md::Features;
+use raidd::units::Sector;
 use raidd_sim::disk::{Disk, Platter};
-use raidd_sim::model::Model;
+use raidd_sim::model::{Model, superblock};
 use raidd_sim::random::Random;
 use raidd_sim::setup::{SHAPES, Shape, assemble_array, create_array, load_disk, memory, platters, shape};
 use raidd_sim::store::Luck;
 use raidd_sim::world::{Ended, World};
 
-use crate::found::{filled, play};
+use crate::found::{RAID5, disks, filled, new, play, until_idle};
 use crate::rounds::Client;
 
 fn run(seeds: std::ops::Range<u64>, round: impl AsyncFn(World, Shape, u64) + Copy + 'static) {
@@ -478,5 +480,48 @@ fn a_disk_that_hangs_is_no_new_member() {
         disks[1].faults().hangs.set(0);
         disks[1].release_hung(&world);
         world.sleep(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn a_replacement_that_was_filled_before_a_stop_takes_over_and_progress_stays_in_bounds() {
+    play(5, async |world, seed| {
+        let disks = disks(&RAID5, seed);
+        let client = filled(&world, &RAID5, &disks, true).await;
+        client.array.add(new(&world, &disks[4]), [99; 16]).await.unwrap();
+        world.slow_disks(50);
+        client.array.replace("disk0", "disk4").await.unwrap();
+        world.sleep(Duration::from_millis(1)).await;
+        client.array.pause();
+        client.array.stop().await.unwrap();
+        // As if it had been filled, and that been recorded, just before.
+        let start = superblock(&disks[0]).expect("a member").data_offset.bytes() as usize;
+        let content = disks[0].bytes()[start..].to_vec();
+        disks[4].bytes_mut()[start..].copy_from_slice(&content);
+        let mut found = Vec::new();
+        for disk in &disks[..5] {
+            found.push(load_disk(&world, disk, 512).await.unwrap());
+        }
+        let features = found[4].superblock.feature_map;
+        assert!(features.contains(Features::REPLACEMENT), "{features:?}");
+        found[4].superblock.feature_map = Features(features.0 & !Features::RECOVERY_OFFSET.0);
+        found[4].superblock.recovery_offset = Sector::MAX;
+        let array = assemble(found, &AssembleOptions::default(), &memory(), &world).await.unwrap();
+        let client = Client::again(array, client);
+        client.array.start();
+        let mut seen = 0;
+        for _ in 0..2000 {
+            if let Some(sync) = client.array.status().sync {
+                assert!(sync.done_bytes <= sync.total_bytes, "{sync:?}");
+                seen += 1;
+            }
+            world.sleep(Duration::from_micros(50)).await;
+        }
+        assert!(seen > 0, "there was nothing to see");
+        until_idle(&client).await;
+        assert_eq!(client.array.health(), Health::Optimal);
+        assert_eq!(client.array.status().members[0].path.as_deref(), Some("disk4"));
+        client.check_all().await;
+        client.array.stop().await.unwrap();
     });
 }
