@@ -115,8 +115,7 @@ impl NbdDriver {
         if let Some(index) = index {
             attributes.push(NBD_ATTR_INDEX, &index.to_ne_bytes());
         }
-        attributes.push(NBD_ATTR_SIZE_BYTES, &device.size_bytes.to_ne_bytes());
-        attributes.push(NBD_ATTR_BLOCK_SIZE_BYTES, &u64::from(device.block_bytes).to_ne_bytes());
+        attributes.push_size(device);
         attributes.push(NBD_ATTR_SERVER_FLAGS, &u64::from(device.flags).to_ne_bytes());
         attributes.push_timeouts(device.timeouts);
         attributes.push_text(NBD_ATTR_BACKEND_IDENTIFIER, &device.backend);
@@ -125,19 +124,14 @@ impl NbdDriver {
         answer.u32(NBD_ATTR_INDEX).or(index).ok_or(Errno::EPROTO)
     }
 
-    /// Gives a device these timeouts, and these sockets in the place of as many that are dead. A socket too many is closed,
-    /// and that is no error.
-    pub fn reconfigure(
-        &self,
-        index: u32,
-        backend: &str,
-        timeouts: Timeouts,
-        sockets: &[OwnedFd],
-    ) -> Result<(), Errno> {
+    /// Gives a device this size and these timeouts, and these sockets in the place of as many that are dead. A socket too many
+    /// is closed, and that is no error.
+    pub fn reconfigure(&self, index: u32, device: &NbdDevice, sockets: &[OwnedFd]) -> Result<(), Errno> {
         let mut attributes = Attributes::default();
         attributes.push(NBD_ATTR_INDEX, &index.to_ne_bytes());
-        attributes.push_timeouts(timeouts);
-        attributes.push_text(NBD_ATTR_BACKEND_IDENTIFIER, backend);
+        attributes.push_size(device);
+        attributes.push_timeouts(device.timeouts);
+        attributes.push_text(NBD_ATTR_BACKEND_IDENTIFIER, &device.backend);
         if !sockets.is_empty() {
             attributes.push_sockets(sockets);
         }
@@ -213,6 +207,11 @@ impl Attributes {
 
     fn push_text(&mut self, kind: u16, text: &str) {
         self.push(kind, &[text.as_bytes(), b"\0"].concat());
+    }
+
+    fn push_size(&mut self, device: &NbdDevice) {
+        self.push(NBD_ATTR_SIZE_BYTES, &device.size_bytes.to_ne_bytes());
+        self.push(NBD_ATTR_BLOCK_SIZE_BYTES, &u64::from(device.block_bytes).to_ne_bytes());
     }
 
     fn push_timeouts(&mut self, timeouts: Timeouts) {

@@ -15,6 +15,8 @@ use raidd::api::{
     parse_duration_ms, parse_size, parse_uuid, valid_name,
 };
 
+use self::grow::GrowOptions;
+
 /// Creates, shows and mends the arrays that raidd serves
 #[derive(Debug, Parser)]
 #[command(
@@ -303,6 +305,17 @@ Example:
         #[arg(value_name = "KEY=VALUE", value_parser = setting)]
         settings: Vec<String>,
     },
+
+    /// Make an array larger, of more or fewer copies, or one with or without a bitmap, while it is used
+    ///
+    /// One change at a time, and redundancy must be whole. Clients wait for a moment. --size uses more of each member, once all
+    /// of them are larger; what is new is resynced. A device made by `attach` grows at once, other clients see the new size
+    /// when they connect anew; then grow the filesystem. No data is moved: another chunk, layout or level, or another number
+    /// of members than a mirror's, takes mdadm --grow.
+    #[command(
+        after_help = "Example:\n  raidctl grow vol0 --size max\n  raidctl add vol1 /dev/sdf && raidctl grow vol1 -n 3\n  raidctl grow vol0 --bitmap internal"
+    )]
+    Grow(GrowOptions),
 
     /// What happened, oldest first: NewArray, Fail, SpareActive, RebuildStarted, ... as in mdadm --monitor
     ///
@@ -669,5 +682,6 @@ fn absolute(path: &Path) -> Result<String, String> {
 }
 
 mod destroys;
+mod grow;
 #[cfg(test)]
 mod tests;

@@ -157,6 +157,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let tuning = Tuning::parse(settings.iter().map(String::as_str)).map_err(Failure::Usage)?;
             change(control, json, &name, "tune", &tuning)
         }
+        Command::Grow(options) => {
+            let (name, how) = options.request().map_err(Failure::Usage)?;
+            change(control, json, &name, "grow", &how)
+        }
         Command::Events { program: Some(program), seen, .. } => {
             alert::run(&|| Daemon::at(control.clone()), &program, seen)
         }

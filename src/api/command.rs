@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 use super::attach::AttachArray;
 use super::text::parse_level;
 use super::{
-    ConsistencyPolicy, DaemonStatus, Fault, Findings, Stats, Status, Tuning, parse_uuid, valid_name,
+    ConsistencyPolicy, DaemonStatus, Fault, Findings, GrowArray, Stats, Status, Tuning, parse_uuid,
+    valid_name,
 };
 
 /// Stands for a member that is not there, in the devices of [`CreateArray`].
@@ -128,6 +129,14 @@ pub enum Command {
         /// The settings to change.
         tuning: Tuning,
     },
+    /// Makes it larger, of another number of copies, or one with or without a bitmap, with its clients waiting for a moment.
+    /// Legal while redundancy is whole, nothing is synced, and the array takes writes. Answers [`Reply::Array`].
+    Grow {
+        /// The array.
+        name: String,
+        /// Into what.
+        how: GrowArray,
+    },
     /// Makes it a block device of this machine's kernel, now and after every later start. Legal while the array runs and is
     /// not attached. Answers [`Reply::Array`].
     Attach {
@@ -189,6 +198,7 @@ impl Command {
             | Command::Pause { name }
             | Command::Resume { name }
             | Command::Tune { name, .. }
+            | Command::Grow { name, .. }
             | Command::Attach { name, .. }
             | Command::Detach { name, .. }
             | Command::Inject { name, .. } => Some(name),

@@ -46,6 +46,7 @@ use crate::api::Problem;
         routes::read_only,
         routes::read_write,
         routes::tune,
+        routes::grow,
         routes::attach,
         routes::detach,
         members::inject,

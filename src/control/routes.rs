@@ -15,6 +15,7 @@
 //! | `GET /v1/arrays/{name}/stats` | what it and its members have done | 200, the counts |
 //! | `POST /v1/arrays/{name}/pause`, `resume`, `readonly`, `readwrite` | that | 200, the status document |
 //! | `POST /v1/arrays/{name}/tune` | tune; body: the settings to change | 200, the status document |
+//! | `POST /v1/arrays/{name}/grow` | grow; body: one of `size_bytes`, `max`, `raid_devices`, `bitmap` | 200, the status document |
 //! | `POST /v1/arrays/{name}/attach` | attach; body `{"device":PATH,"connections":N,"wait_ms":MS}` or parts of it | 200, the status document |
 //! | `POST /v1/arrays/{name}/detach` | detach; body `{"force":bool}` or none | 204 |
 //! | `POST /v1/arrays/{name}/inject` | inject; body `{"device":PATH,"fault":FAULT}` | 200, the status document |
@@ -47,8 +48,8 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::{BODY_BYTES_MAX, Operator, members, metrics, openapi};
 use crate::api::{
-    AssembleArray, AttachArray, Command, CreateArray, DaemonStatus, Event, Findings, Problem, ProblemCode,
-    Reply, Scrub, Stats, Status, Tuning,
+    AssembleArray, AttachArray, Command, CreateArray, DaemonStatus, Event, Findings, GrowArray, Problem,
+    ProblemCode, Reply, Scrub, Stats, Status, Tuning,
 };
 
 /// Declares the routes: method, path and handler of each, for an operator `O`.
@@ -89,6 +90,7 @@ routes! {
     post "/v1/arrays/{name}/readonly" read_only::<O>;
     post "/v1/arrays/{name}/readwrite" read_write::<O>;
     post "/v1/arrays/{name}/tune" tune::<O>;
+    post "/v1/arrays/{name}/grow" grow::<O>;
     post "/v1/arrays/{name}/attach" attach::<O>;
     post "/v1/arrays/{name}/detach" detach::<O>;
     post "/v1/arrays/{name}/inject" members::inject::<O>;
@@ -463,6 +465,22 @@ async fn tune<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Bod
     let tuning: Tuning = parse(body)?;
     tuning.check().map_err(invalid)?;
     run(operator, Command::Tune { name, tuning }).await
+}
+
+/// Makes the array larger, of more or fewer copies, or one with or without a bitmap; clients wait for a moment.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/grow",
+    tag = "arrays",
+    params(("name" = String, Path, description = "The array", example = "vol0")),
+    request_body = GrowArray,
+    responses((status = 200, description = "The array, as it is now", body = Status), Refusal)
+)]
+async fn grow<O: Operator>(State(operator): State<Arc<O>>, name: Name, body: Body) -> Answer {
+    let name = decoded(name)?;
+    let how: GrowArray = parse(body)?;
+    how.check().map_err(invalid)?;
+    run(operator, Command::Grow { name, how }).await
 }
 
 /// Makes the array a block device of this machine, now and after every later start.

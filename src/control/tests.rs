@@ -12,8 +12,8 @@ use tokio::sync::broadcast;
 use super::routes::ROUTES;
 use super::{Admission, BODY_BYTES_MAX, CONNECTIONS_MAX, Operator, Server, bind, start};
 use crate::api::{
-    ArrayState, AttachArray, Command, ConsistencyPolicy, DaemonStatus, Event, Fault, Findings, Health,
-    Problem, ProblemCode, Reply, Scrub, Stats, Status, SyncStatus, Tuning,
+    ArrayState, AttachArray, Command, ConsistencyPolicy, DaemonStatus, Event, Fault, Findings, GrowArray,
+    Health, Problem, ProblemCode, Reply, Scrub, Stats, Status, SyncStatus, Tuning,
 };
 
 /// Remembers commands. The name of the array says what becomes of one: `gone` is refused, `bug` panics, `slow` takes
@@ -218,6 +218,7 @@ fn every_command_has_its_route() {
     let (name, device) = (|| "vol0".to_owned(), || "/dev/sda".to_owned());
     let scrub = |scrub| Command::Scrub { name: name(), scrub };
     let tuning = Tuning { recovery_max: Some(5), member_timeout_ms: Some(1000), ..Tuning::default() };
+    let larger = GrowArray { max: true, ..GrowArray::default() };
     for (path, body, command) in [
         ("remove", r#"{"device":"/dev/sda"}"#, Command::Remove { name: name(), device: device() }),
         ("add", r#"{"device":"/dev/sda"}"#, Command::Add { name: name(), device: device() }),
@@ -235,6 +236,7 @@ fn every_command_has_its_route() {
         ("pause", "", Command::Pause { name: name() }),
         ("resume", "{}", Command::Resume { name: name() }),
         ("tune", r#"{"recovery_max":5,"member_timeout_ms":1000}"#, Command::Tune { name: name(), tuning }),
+        ("grow", r#"{"max":true}"#, Command::Grow { name: name(), how: larger }),
         ("attach", "", Command::Attach { name: name(), how: AttachArray::default() }),
         (
             "attach",
@@ -344,6 +346,14 @@ fn refusals_are_problem_documents() {
             ProblemCode::InvalidRequest,
         ),
         ("POST", "/v1/arrays/vol0/tune", r#"{"colour":1}"#, 400, ProblemCode::InvalidRequest),
+        ("POST", "/v1/arrays/vol0/grow", "", 400, ProblemCode::InvalidRequest),
+        (
+            "POST",
+            "/v1/arrays/vol0/grow",
+            r#"{"max":true,"raid_devices":3}"#,
+            400,
+            ProblemCode::InvalidRequest,
+        ),
     ] {
         assert_eq!(server.refused(method, path, body), (status, code), "{method} {path} {body}");
     }

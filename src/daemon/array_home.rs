@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_channel::oneshot;
+
 use super::faults::MemberDisk;
 use crate::engine::Array;
 use crate::io::{Buf, Device, DeviceInfo, Extent, ExtentKind, Fua, IoError, IoErrorKind, Slice, Zeroing};
@@ -21,11 +23,47 @@ pub struct ArrayId(pub u64);
 
 thread_local! {
     static ARRAYS: RefCell<HashMap<ArrayId, Rc<DiskArray>>> = RefCell::default();
+    /// Who waits for arrays that are away for a moment. Dropping the senders tells them to look again.
+    static AWAY: RefCell<HashMap<ArrayId, Vec<oneshot::Sender<()>>>> = RefCell::default();
 }
 
-/// Puts an array into this thread's table.
+/// Puts an array into this thread's table, to whoever waits for it.
 pub fn settle_in(id: ArrayId, array: Rc<DiskArray>) {
     ARRAYS.with_borrow_mut(|arrays| arrays.insert(id, array));
+    AWAY.with_borrow_mut(|away| away.remove(&id));
+}
+
+/// Takes an array out of this thread's table for a moment: until it, or what it has been changed into, settles in again or is
+/// given up, requests for it wait. They have no array meanwhile, and so it can be stopped under them.
+pub fn go_away(id: ArrayId) -> Option<Rc<DiskArray>> {
+    let array = move_out(id)?;
+    AWAY.with_borrow_mut(|away| away.insert(id, Vec::new()));
+    Some(array)
+}
+
+/// An array that was away does not come back.
+pub fn give_up(id: ArrayId) {
+    AWAY.with_borrow_mut(|away| away.remove(&id));
+}
+
+/// An array of this thread's table, also one that is away for a moment.
+pub async fn present(id: ArrayId) -> Option<Rc<DiskArray>> {
+    loop {
+        if let Some(array) = resident(id) {
+            return Some(array);
+        }
+        let (sender, is_back) = oneshot::channel();
+        AWAY.with_borrow_mut(|away| {
+            away.get_mut(&id)?.push(sender);
+            Some(())
+        })?;
+        // The sender is dropped, not used.
+        let _dropped = is_back.await.is_err();
+    }
+}
+
+fn is_away(id: ArrayId) -> bool {
+    AWAY.with_borrow(|away| away.contains_key(&id))
 }
 
 /// Takes an array out of this thread's table.
@@ -53,10 +91,16 @@ pub struct RemoteArray {
 }
 
 impl RemoteArray {
-    /// The array, if it lives on this reactor. Who uses it is a task that ends with its request and not with its connection:
+    /// The array, if it lives on this reactor and is not away. Who uses it is a task that ends with its request and not with its connection:
     /// one that is dropped takes no write down with it, which would leave its rows torn and unlocked.
     fn here(&self) -> Option<Result<Rc<DiskArray>, IoError>> {
-        self.home.is_current().then(|| resident(self.id).ok_or(GONE))
+        if !self.home.is_current() {
+            return None;
+        }
+        match resident(self.id) {
+            None if is_away(self.id) => None,
+            array => Some(array.ok_or(GONE)),
+        }
     }
 
     /// Runs `job` on the array where it lives, as a task of its own.
@@ -66,7 +110,7 @@ impl RemoteArray {
         F: Future<Output = Result<T, IoError>> + 'static,
     {
         let id = self.id;
-        let answer = self.home.call(move || async move { job(resident(id).ok_or(GONE)?).await });
+        let answer = self.home.call(move || async move { job(present(id).await.ok_or(GONE)?).await });
         answer.await.unwrap_or(Err(GONE))
     }
 }

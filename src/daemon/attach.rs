@@ -26,13 +26,13 @@ use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::array_home::resident;
+use super::array_home::present;
 use super::operator::{Operator, blocking, internal, problem};
 use super::patience;
 use super::registry::Entry;
 use super::saved::SavedDevice;
 use crate::api::{ATTACH_WAIT_MS_DEFAULT, AttachArray, Problem, ProblemCode, Reply};
-use crate::io::{Device, DeviceInfo};
+use crate::io::Device;
 use crate::md::{format_uuid, parse_uuid};
 use crate::nbd::{self, SessionEnd};
 use crate::netlink::{NbdDevice, NbdDriver, Timeouts, backends};
@@ -342,27 +342,20 @@ impl Operator {
         }
     }
 
-    /// Tells the kernel how patient it has to be now.
+    /// Tells the kernel how large the device is and how patient it has to be now.
     pub(super) async fn update_device(&self, entry: &Arc<Entry>) {
         let _turn = entry.device.lock().await;
         if let Some(wanted) = self.wanted(&entry.uuid)
             && let Some(found) = wanted_device(&entry.uuid, &wanted)
             && let Err(error) = self.reconnect(entry, found, &wanted, 0).await
         {
-            tracing::error!(array = entry.name, %error, "the device's timeout cannot be changed");
+            tracing::error!(array = entry.name, %error, "the kernel's device cannot be changed");
         }
     }
 
     /// Makes the device that is wanted; from now on it is.
     async fn connect(&self, entry: &Arc<Entry>, wanted: SavedDevice) -> Result<u32, Problem> {
-        let (info, member_timeout) = self.facts_for_kernel(entry).await?;
-        let device = NbdDevice {
-            size_bytes: info.size_bytes,
-            block_bytes: info.read_block_bytes.max(512),
-            flags: nbd::kernel_flags(&info),
-            timeouts: timeouts(&wanted, member_timeout),
-            backend: backend(entry),
-        };
+        let device = self.device_for_kernel(entry, &wanted, backend(entry)).await?;
         let (index, connections) = (wanted.index, wanted.connections);
         with_driver(|_| Ok(())).await?; // before anything is served
         self.want(&entry.uuid, Some(wanted));
@@ -394,20 +387,32 @@ impl Operator {
         wanted: &SavedDevice,
         count: u32,
     ) -> Result<u32, Problem> {
-        let (_, member_timeout) = self.facts_for_kernel(entry).await?;
-        let timeouts = timeouts(wanted, member_timeout);
-        let sockets = self.serve_kernel(entry, count).await?;
         let Found { index, backend } = found;
-        with_driver(move |driver| driver.reconfigure(index, &backend, timeouts, &sockets)).await?;
+        let device = self.device_for_kernel(entry, wanted, backend).await?;
+        let sockets = self.serve_kernel(entry, count).await?;
+        with_driver(move |driver| driver.reconfigure(index, &device, &sockets)).await?;
         Ok(index)
     }
 
-    async fn facts_for_kernel(&self, entry: &Entry) -> Result<(DeviceInfo, Duration), Problem> {
+    async fn device_for_kernel(
+        &self,
+        entry: &Entry,
+        wanted: &SavedDevice,
+        backend: String,
+    ) -> Result<NbdDevice, Problem> {
         let id = entry.id;
         let facts = entry.home.call(move || async move {
-            resident(id).map(|array| (array.info(), array.status().member_timeout))
+            present(id).await.map(|array| (array.info(), array.status().member_timeout))
         });
-        facts.await.ok().flatten().ok_or_else(|| Problem::no_such_array(&entry.name))
+        let facts = facts.await.ok().flatten();
+        let (info, member_timeout) = facts.ok_or_else(|| Problem::no_such_array(&entry.name))?;
+        Ok(NbdDevice {
+            size_bytes: info.size_bytes,
+            block_bytes: info.read_block_bytes.max(512),
+            flags: nbd::kernel_flags(&info),
+            timeouts: timeouts(wanted, member_timeout),
+            backend,
+        })
     }
 
     /// The kernel's ends of so many new connections; ours are served.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::access::{Access, AccessRules, Source};
-use super::array_home::{ArrayId, RemoteArray, resident};
+use super::array_home::{ArrayId, RemoteArray, present};
 use super::config::{NbdAddress, NbdListener, TlsMode};
 use super::registry::{CONNECTIONS_AT_HOME, Entry, Registry};
 use crate::io::{Clock, Device, Pool, Spawn};
@@ -429,9 +429,9 @@ impl nbd::Exports for LocalExports {
 /// An array as a device of this thread's; none if it has been stopped.
 async fn remote(entry: &Entry) -> Option<RemoteArray> {
     let id = entry.id;
-    let facts = entry
-        .home
-        .call(move || async move { resident(id).map(|array| (array.info(), array.extent_kinds().to_vec())) });
+    let facts = entry.home.call(move || async move {
+        present(id).await.map(|array| (array.info(), array.extent_kinds().to_vec()))
+    });
     let (info, kinds) = facts.await.ok().flatten()?;
     Some(RemoteArray { id, home: entry.home.clone(), info, kinds: kinds.into() })
 }

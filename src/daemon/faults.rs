@@ -70,6 +70,11 @@ impl MemberDisk {
         MemberDisk(inner)
     }
 
+    /// Looks how large the disk is by now.
+    pub fn measure(&self) -> std::io::Result<()> {
+        self.0.disk.measure()
+    }
+
     /// The disk that was opened by this path on the calling thread, if it can be made to fail.
     pub fn injectable(path: &str) -> Option<MemberDisk> {
         OPEN.with_borrow(|open| open.get(path)?.upgrade()).map(MemberDisk)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::array_home::{DiskArray, resident};
+use super::array_home::{DiskArray, present};
 use super::faults::MemberDisk;
 use super::members::{Candidate, identify, open_to_add};
 use super::operator::{Operator, blocking, internal, problem, refusal_problem};
@@ -95,7 +95,7 @@ impl Operator {
     {
         let id = entry.id;
         let done = entry.home.call(move || async move {
-            match resident(id) {
+            match present(id).await {
                 Some(array) => job(array).await,
                 None => Err(Refusal::NotNow("the array is being stopped".into())),
             }

@@ -11,6 +11,7 @@ pub mod config;
 mod event_log;
 mod exports;
 mod faults;
+mod grow;
 mod health;
 mod inherited;
 mod listening;
@@ -29,6 +30,7 @@ mod returning;
 mod saved;
 mod schedule;
 mod sharing;
+mod start;
 mod uevents;
 mod upkeep;
 

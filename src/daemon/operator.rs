@@ -9,30 +9,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
 use tokio::sync::broadcast;
 
-use super::array_home::{ArrayId, move_out, resident, settle_in};
+use super::array_home::{ArrayId, move_out, present, resident};
 use super::attach::Ends;
 use super::config::{Config, NbdListener};
-use super::event_log::{EventLog, Teller};
+use super::event_log::EventLog;
 use super::exports::{Service, stop_clients};
 use super::faults::MemberDisk;
 use super::members::{
     Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create, stored_name,
 };
-use super::membership::apply;
 use super::observe::{Concerns, add_concerns};
 use super::probe;
 use super::registry::Entry;
 use super::report;
 use super::saved::{SavedArray, StateDir};
+use super::start::{Beginning, start_here};
 use crate::api::{
     AssembleArray, Command, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply, Status, Tuning,
     valid_name,
 };
 use crate::control;
-use crate::engine::{self, ArrayStatus, AssembleOptions, Memory, Refusal, create};
+use crate::engine::{ArrayStatus, AssembleOptions, Memory, Refusal, create};
 use crate::layout::{Level, default_layout, parse_layout};
 use crate::md::{format_uuid, parse_uuid};
 use crate::reactor::{Disk, OpenError, OpenErrorKind, runtime};
@@ -282,6 +281,7 @@ impl Operator {
                     read_only: request.read_only,
                     fresh: false,
                     stored_name,
+                    change: None,
                 },
                 false,
             )
@@ -552,7 +552,8 @@ impl Operator {
     /// The engine's picture of an array, while it runs.
     pub(super) async fn facts_of(&self, entry: &Entry) -> Option<ArrayStatus> {
         let id = entry.id;
-        let facts = entry.home.call(move || async move { resident(id).map(|array| array.status()) }).await;
+        let facts =
+            entry.home.call(move || async move { present(id).await.map(|array| array.status()) }).await;
         facts.ok().flatten()
     }
 
@@ -639,57 +640,10 @@ impl Operator {
             Command::Pause { name } => self.set_paused(&name, true).await,
             Command::Resume { name } => self.set_paused(&name, false).await,
             Command::Tune { name, tuning } => self.tune(&name, tuning).await,
+            Command::Grow { name, how } => self.grow(&name, &how).await,
             Command::Attach { name, how } => self.attach(&name, &how).await,
             Command::Detach { name, force } => self.detach(&name, force).await,
             Command::Inject { name, device, fault } => self.inject(&name, device, fault).await,
         }
     }
-}
-
-/// How an array is started.
-struct Beginning {
-    /// Every device must be readable; otherwise those that are not, or do not answer, are passed over.
-    strict: bool,
-    options: AssembleOptions,
-    tuning: Tuning,
-    /// The operator had made it read-only.
-    protect: bool,
-    teller: Teller,
-}
-
-/// Loads, assembles and starts an array on this reactor.
-async fn start_here(
-    id: ArrayId,
-    devices: Vec<(MemberDisk, String)>,
-    beginning: Beginning,
-    memory: &Memory,
-) -> Result<(), Refusal> {
-    let Beginning { strict, options, tuning, protect, teller } = beginning;
-    let runtime = runtime();
-    let loads =
-        devices.into_iter().map(|(device, label)| engine::load(device, label, &memory.metadata, &runtime));
-    let (mut found, mut unreadable) = (Vec::new(), None);
-    for loaded in join_all(loads).await {
-        match loaded {
-            Ok(member) => found.push(member),
-            Err(refusal @ Refusal::Unreadable { .. }) if !strict => {
-                tracing::warn!(%refusal, "member left out");
-                unreadable = Some(refusal);
-            }
-            Err(refusal) => return Err(refusal),
-        }
-    }
-    if let Some(refusal) = unreadable.filter(|_| found.is_empty()) {
-        return Err(refusal);
-    }
-    let array = engine::assemble(found, &options, memory, &runtime).await?;
-    apply(&array, &tuning);
-    let name = array.name().to_owned();
-    array.listen(move |event| teller.tell_engine(&name, event));
-    if protect {
-        array.set_read_only().await?;
-    }
-    array.start();
-    settle_in(id, array);
-    Ok(())
 }

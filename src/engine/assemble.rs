@@ -10,6 +10,7 @@
 //! - An array that is dirty and lacks a member has parity that may lie: refused, unless there is a partial parity log or
 //!   the operator forces it.
 
+mod change;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::change::Change;
+use self::change::{Changed, adopt, rows};
 use self::room::{block_bytes, check_blocks, check_room};
 use super::array::{Array, Memory};
 use super::bitmap::Intent;
@@ -54,6 +57,8 @@ pub struct Options {
     /// The name that its superblocks are to have from now on, with its "host:" where it has one. Members are told apart by
     /// UUID, so a crash that leaves it on some of them loses nothing: the freshest says what it is.
     pub stored_name: Option<[u8; 32]>,
+    /// What else it is to be from now on.
+    pub change: Option<Change>,
 }
 
 /// Where each of the given members goes, as indices into what was given.
@@ -81,11 +86,20 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     memory: &Memory,
     runtime: &R,
 ) -> Result<Rc<Array<D, R>>, Refusal> {
-    let seating = seat(&found)?;
+    let mut seating = seat(&found)?;
+    let mut changed = Changed::default();
+    if let Some(change) = options.change {
+        changed = change::apply(change, &mut found, &seating)?;
+        seating = seat(&found)?;
+    }
     for member in found.iter_mut() {
         member.superblock.set_name = options.stored_name.unwrap_or(member.superblock.set_name);
     }
     let truth = found[seating.freshest].superblock.clone();
+    found
+        .iter_mut()
+        .filter(|member| misses_one(&member.superblock, &truth))
+        .for_each(|member| adopt(member, &truth));
     for (index, why) in &seating.left_out {
         tracing::warn!(array = truth.name(), member = found[*index].label, why, "member left out");
     }
@@ -95,6 +109,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     check_room(&geometry, &seating, &found)?;
     check_blocks(&geometry, &seating, &found, block_bytes)?;
     let mut start = decide(&truth, &geometry, &seating, &found, options)?;
+    start.resync = changed.new_rows.map(|from| (from, Trust::Initial)).or(start.resync);
     let deadlines = Deadlines::new(runtime);
     if start.replay {
         let source = Source { pool: &memory.metadata, deadlines: &deadlines };
@@ -160,7 +175,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
                 resync: None,
                 suspect: RowSet::default(),
                 events: truth.events,
-                wanted: u64::from(options.stored_name.is_some()),
+                wanted: u64::from(options.stored_name.is_some() || options.change.is_some()),
                 written: 0,
                 recorded: None,
                 distrusts,
@@ -207,10 +222,7 @@ fn intent_of(
     block_bytes: u64,
 ) -> Result<RefCell<Intent>, Refusal> {
     let mut stale = bitmap.superblock.is_stale() || bitmap.superblock.events < truth.events;
-    let rows = match geometry {
-        Geometry::Parity(_) => geometry.used_member_sectors(),
-        Geometry::Copies(copies) => copies.array_sectors(),
-    };
+    let rows = rows(geometry);
     if bitmap.superblock.sync_size < rows {
         let mut superblock = bitmap.superblock.clone();
         superblock.sync_size = rows;
@@ -315,7 +327,13 @@ fn seat<D>(found: &[Found<D>]) -> Result<Seating, Refusal> {
     };
     let truth = superblocks[freshest];
     for index in (0..found.len()).filter(|&index| !is_stale(superblocks[index], truth)) {
-        if let Some(field) = disagreement(truth, superblocks[index]) {
+        let other = superblocks[index];
+        let changed = misses_one(other, truth).then(|| Superblock {
+            size: truth.size,
+            raid_disks: truth.raid_disks,
+            ..other.clone()
+        });
+        if let Some(field) = disagreement(truth, changed.as_ref().unwrap_or(other)) {
             return Err(Refusal::BadSet(format!(
                 "{} and {} belong to one array but disagree on its {field}; one of them is damaged: leave it out",
                 label(freshest),
@@ -426,6 +444,11 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {
     is_far_behind(superblock, truth) && !mutant::is(Mutant::TrustStale)
+}
+
+/// By the one generation that a crash may leave a member behind: it may have changed what all have in common.
+fn misses_one(superblock: &Superblock, truth: &Superblock) -> bool {
+    superblock.events.0.checked_add(1) == Some(truth.events.0)
 }
 
 /// By more than the one generation that a crash may leave a member behind.

@@ -63,6 +63,22 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         })
     }
 
+    /// The devices of all members that have not failed, with their paths.
+    pub fn devices(&self) -> Vec<(D, String)>
+    where
+        D: Clone,
+    {
+        let members = self.live_members();
+        members.iter().map(|member| (member.device.clone(), member.label.clone())).collect()
+    }
+
+    /// Has the superblocks say what the array was changed into at its assembly. Nothing that clients write comes before that
+    /// anyhow; this makes sure of it now.
+    pub async fn record_what_changed(&self) -> Result<(), IoError> {
+        let _busy = self.enter(true)?;
+        self.persist().await
+    }
+
     /// Lets an operator's change of the members in. It is counted, so that no superblock is written behind the last one
     /// of a stop.
     pub(super) fn enter_to_change(&self) -> Result<Busy<'_>, Refusal> {

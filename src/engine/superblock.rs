@@ -234,7 +234,13 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         member.write_metadata(SUPERBLOCK_OFFSET_BYTES, vec![buf.freeze()], Fua::Yes).await
     }
 
-    fn superblock_of(&self, member: &Member<D>, events: EventCount, resync_offset: Sector) -> Superblock {
+    /// What a member's superblock says with this count and resync_offset.
+    pub(super) fn superblock_of(
+        &self,
+        member: &Member<D>,
+        events: EventCount,
+        resync_offset: Sector,
+    ) -> Superblock {
         let wall = self.runtime.wall();
         let mut superblock = member.superblock.clone();
         superblock.events = events;

@@ -97,15 +97,19 @@ impl Created {
 /// Sectors of a partial parity log, 1 MiB.
 const PPL_SECTORS: u16 = 2048;
 /// Everything that follows the superblock begins here, in sectors from it.
-const FIRST_OFFSET: i32 = 8;
+pub const FIRST_OFFSET: i32 = 8;
 /// Sectors for the bad-block log.
 const BAD_BLOCKS_SECTORS: u16 = 8;
 /// The data offset is a multiple of this: 1 MiB.
 const DATA_ALIGNMENT: u64 = 2048;
 /// RAID1 has no chunk; its size is a multiple of this, 64 KiB.
-const MIRROR_ROUNDING: Sector = Sector(128);
+pub const MIRROR_ROUNDING: Sector = Sector(128);
 /// The largest chunk, 1 GiB: far above any use, far below what a field holds.
 const CHUNK_MAX: Sector = Sector(1 << 21);
+/// The least room for a bitmap, 4 KiB.
+pub const BITMAP_ROOM_MIN: Sector = Sector(8);
+/// The most that is taken for one, 128 KiB.
+pub const BITMAP_ROOM_MAX: Sector = Sector(256);
 /// Chunks of a bitmap are at least this, as fewer, larger bits cost less.
 const BITMAP_CHUNK_MIN: u64 = 64 << 20;
 
@@ -379,6 +383,34 @@ fn checked_size(spec: &CreateSpec<'_>, chunk: Sector, data_offset: Sector) -> Re
     })
 }
 
+/// The head of a bitmap for `sync_size` sectors in so much room: its chunks are as small as fit, but of 64 MiB at least.
+/// `None` where the room is less than [`BITMAP_ROOM_MIN`], or no chunk is large enough.
+pub fn bitmap_head(set_uuid: [u8; 16], sync_size: Sector, room: Sector) -> Option<BitmapSuperblock> {
+    if room < BITMAP_ROOM_MIN {
+        return None;
+    }
+    let bits_max = (room.bytes() - BITMAP_SUPERBLOCK_BYTES as u64) * 8;
+    let mut chunk_bytes: u64 = 4096;
+    let mut bits = sync_size.0 / (chunk_bytes / SECTOR_BYTES) + 1;
+    while bits > bits_max {
+        chunk_bytes *= 2;
+        bits = bits.div_ceil(2);
+    }
+    Some(BitmapSuperblock {
+        uuid: set_uuid,
+        events: EventCount(0),
+        events_cleared: EventCount(0),
+        sync_size,
+        state: 0,
+        chunk_bytes: u32::try_from(chunk_bytes.max(BITMAP_CHUNK_MIN)).ok()?,
+        daemon_sleep_seconds: 5,
+        write_behind: 0,
+        sectors_reserved: 0,
+        nodes: 0,
+        rest: [0; 184],
+    })
+}
+
 fn new_bitmap(
     spec: &CreateSpec<'_>,
     layout: u32,
@@ -390,29 +422,8 @@ fn new_bitmap(
         10 => raid10_sizes(layout, raid_disks, size, chunk).ok_or(CreateError::ArrayTooLarge)?.1,
         _ => size,
     };
-    let room = bitmap_space(size).max(Sector(8)).bytes();
-    let bits_max = (room - BITMAP_SUPERBLOCK_BYTES as u64) * 8;
-    let mut chunk_bytes: u64 = 4096;
-    let mut bits = sync_size.0 / (chunk_bytes / SECTOR_BYTES) + 1;
-    while bits > bits_max {
-        chunk_bytes *= 2;
-        bits = bits.div_ceil(2);
-    }
-    let chunk_bytes =
-        u32::try_from(chunk_bytes.max(BITMAP_CHUNK_MIN)).map_err(|_| CreateError::ArrayTooLarge)?;
-    let superblock = BitmapSuperblock {
-        uuid: spec.set_uuid,
-        events: EventCount(0),
-        events_cleared: EventCount(0),
-        sync_size,
-        state: 0,
-        chunk_bytes,
-        daemon_sleep_seconds: 5,
-        write_behind: 0,
-        sectors_reserved: 0,
-        nodes: 0,
-        rest: [0; 184],
-    };
+    let room = bitmap_space(size).max(BITMAP_ROOM_MIN);
+    let superblock = bitmap_head(spec.set_uuid, sync_size, room).ok_or(CreateError::ArrayTooLarge)?;
     let mut bytes = Bitmap::new(superblock, true).encode();
     bytes.resize(bytes.len().next_multiple_of(4096), 0xff);
     Ok(bytes)

@@ -341,6 +341,17 @@ impl Superblock {
         Some(next - start)
     }
 
+    /// Sectors that are free `offset` sectors from the superblock, up to the bad-block log or the data, in an array that has
+    /// neither bitmap nor PPL.
+    pub fn free_at(&self, offset: i32) -> Sector {
+        let Some(start) = self.gap_place(i64::from(offset), 0) else { return Sector::ZERO };
+        let log = self.bad_blocks_sector().map(|log| (log, log + Sector(self.bblog_size.into())));
+        match log {
+            Some((log, end)) if start < end => Sector(log.0.saturating_sub(start.0)),
+            _ => self.data_offset - start,
+        }
+    }
+
     /// Where the partial parity log begins, counted from the start of the member; `None` without one.
     pub fn ppl_sector(&self) -> Option<Sector> {
         if !self.has_ppl() {
@@ -458,7 +469,7 @@ impl Superblock {
 /// The smallest data area that the kernel takes (`super_1_load`).
 const DATA_SECTORS_MIN: Sector = Sector(10);
 /// 4 KiB: the kernel's page, the unit of parity and of RAID10 resync.
-pub(super) const PARITY_CHUNK_MIN: Sector = Sector(8);
+pub const PARITY_CHUNK_MIN: Sector = Sector(8);
 
 /// md's time stamp of a moment: seconds since 1970 in the low 40 bits, microseconds above.
 pub const fn pack_time(seconds: u64, microseconds: u32) -> u64 {

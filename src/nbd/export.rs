@@ -144,9 +144,9 @@ impl Terms {
     }
 
     /// The kernel's: it knows nothing but simple replies, and asks again what was not answered. A connection may outlast an
-    /// array's being read-only, so only the array refuses writes.
+    /// array's being read-only, so only the array refuses writes; and it may grow, so only the array knows where it ends.
     pub(super) fn of_kernel(info: &DeviceInfo, pools: &Pools) -> Terms {
-        let info = DeviceInfo { read_only: false, ..*info };
+        let info = DeviceInfo { read_only: false, size_bytes: u64::MAX, ..*info };
         Terms { resends: true, ..Terms::new(&info, pools, Framing::Simple, Contexts::NONE) }
     }
 

@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -35,8 +36,8 @@ struct Inner {
     local: Rc<Local>,
     file: Descriptor,
     identity: Identity,
-    geometry: Geometry,
-    info: DeviceInfo,
+    geometry: Cell<Geometry>,
+    info: Cell<DeviceInfo>,
     /// It makes zeroes without writing them, until it has said otherwise.
     zeroes_itself: Cell<bool>,
     /// Begun by the first question about extents; none if that was not possible.
@@ -51,7 +52,8 @@ impl Disk {
 
     /// The disk on the calling reactor. Panics on any other thread.
     pub fn new(opened: OpenedDisk) -> Disk {
-        let (identity, geometry, info) = (opened.identity(), opened.geometry(), opened.info());
+        let (identity, geometry, info) =
+            (opened.identity(), Cell::new(opened.geometry()), Cell::new(opened.info()));
         let zeroes_itself = Cell::new(opened.zeroes_itself());
         let file: Descriptor = Rc::new(opened.into_file());
         let (local, surveyor) = (Local::expect_current(), OnceCell::new());
@@ -59,11 +61,11 @@ impl Disk {
     }
 
     fn reader(&self) -> Hand {
-        if self.0.geometry.submission_waits { Hand::Worker } else { Hand::Own }
+        if self.0.geometry.get().submission_waits { Hand::Worker } else { Hand::Own }
     }
 
     fn writer(&self) -> Hand {
-        if self.0.geometry.in_memory { Hand::Either } else { self.reader() }
+        if self.0.geometry.get().in_memory { Hand::Either } else { self.reader() }
     }
 
     /// Which disk it is.
@@ -71,19 +73,33 @@ impl Disk {
         self.0.identity
     }
 
+    /// Looks how large it is by now: it may have been given more room since it was opened. One that seems smaller is left as
+    /// it was known; what lies beyond its end fails when it is asked for.
+    pub fn measure(&self) -> std::io::Result<()> {
+        let is_block_device = self.0.identity.is_block_device();
+        let geometry = self.0.geometry.get().measured(self.0.file.as_fd(), is_block_device)?;
+        let mut info = self.0.info.get();
+        if geometry.size_bytes > info.size_bytes {
+            info.size_bytes = geometry.size_bytes;
+            self.0.geometry.set(geometry);
+            self.0.info.set(info);
+        }
+        Ok(())
+    }
+
     fn check(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
         let end = offset_bytes.checked_add(len_bytes);
-        if end.is_none_or(|end| end > self.0.info.size_bytes) {
+        if end.is_none_or(|end| end > self.0.info.get().size_bytes) {
             return Err(IoError::new(IoErrorKind::Invalid, "past the end of the disk"));
         }
-        if !(offset_bytes | len_bytes).is_multiple_of(u64::from(self.0.geometry.block_bytes)) {
+        if !(offset_bytes | len_bytes).is_multiple_of(u64::from(self.0.geometry.get().block_bytes)) {
             return Err(IoError::new(IoErrorKind::Invalid, "not aligned to the disk's blocks"));
         }
         Ok(())
     }
 
     fn check_change(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
-        if self.0.info.read_only {
+        if self.0.info.get().read_only {
             return Err(IoError::new(IoErrorKind::ReadOnly, "the disk was opened read-only"));
         }
         self.check(offset_bytes, len_bytes)
@@ -92,7 +108,8 @@ impl Disk {
     /// Memory that direct I/O reaches begins and ends at block boundaries.
     fn check_memory(&self, memory: &[u8]) -> Result<(), IoError> {
         let places = memory.as_ptr() as usize | memory.len();
-        if self.0.geometry.direct && !places.is_multiple_of(self.0.geometry.block_bytes as usize) {
+        if self.0.geometry.get().direct && !places.is_multiple_of(self.0.geometry.get().block_bytes as usize)
+        {
             return Err(IoError::new(IoErrorKind::Invalid, "a buffer is not aligned to the disk's blocks"));
         }
         Ok(())
@@ -115,7 +132,7 @@ impl Disk {
 
 impl Device for Disk {
     fn info(&self) -> DeviceInfo {
-        self.0.info
+        self.0.info.get()
     }
 
     async fn read(&self, offset_bytes: u64, mut buf: Buf) -> Result<Buf, IoError> {
@@ -128,7 +145,7 @@ impl Device for Disk {
             let result;
             (result, buf) = op::read(&self.0.local, &self.0.file, at, buf, done, self.reader()).await;
             match result {
-                Ok(0) if at >= self.0.geometry.content_bytes => {
+                Ok(0) if at >= self.0.geometry.get().content_bytes => {
                     buf[done..].fill(0);
                     break;
                 }
@@ -193,7 +210,7 @@ impl Device for Disk {
     }
 
     async fn zeroes_fast(&self, _offset_bytes: u64, _len_bytes: u64) -> bool {
-        self.0.zeroes_itself.get() && !self.0.info.read_only
+        self.0.zeroes_itself.get() && !self.0.info.get().read_only
     }
 
     async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), IoError> {
@@ -209,7 +226,7 @@ impl Device for Disk {
     }
 
     async fn flush(&self) -> Result<(), IoError> {
-        if self.0.info.read_only {
+        if self.0.info.get().read_only {
             // Nothing of ours is in any cache.
             return Ok(());
         }
@@ -218,7 +235,7 @@ impl Device for Disk {
 
     async fn extents(&self, kind: ExtentKind, range: Range<u64>, max: usize) -> Result<Vec<Extent>, IoError> {
         let nothing = nothing_to_report(&range);
-        let geometry = &self.0.geometry;
+        let geometry = self.0.geometry.get();
         // On FUSE, what the page cache holds may be unknown to who answers.
         let is_blind = geometry.submission_waits && !geometry.direct;
         let is_block_device = matches!(self.0.identity, Identity::BlockDevice { .. });

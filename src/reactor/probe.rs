@@ -7,11 +7,12 @@
 
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
 use crate::io::PAGE_BYTES;
@@ -64,6 +65,22 @@ pub(super) struct Geometry {
     pub submission_waits: bool,
     /// Operations on it are copies, done within their submission: a file on tmpfs.
     pub in_memory: bool,
+}
+
+impl Geometry {
+    /// The same, as large as it is now. What a plain file that is read directly has beyond its last whole block is left out.
+    pub fn measured(self, file: BorrowedFd<'_>, is_block_device: bool) -> Result<Geometry> {
+        let mut content_bytes = 0;
+        if is_block_device {
+            // SAFETY: the kernel writes one u64.
+            unsafe { ioctl::size_bytes(file.as_raw_fd(), &raw mut content_bytes) }?;
+        } else {
+            content_bytes = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
+        }
+        let whole = content_bytes - content_bytes % u64::from(self.block_bytes);
+        let size_bytes = if self.direct { whole } else { content_bytes.next_multiple_of(SECTOR_BYTES) };
+        Ok(Geometry { content_bytes, size_bytes, ..self })
+    }
 }
 
 /// A block device, opened with O_DIRECT.

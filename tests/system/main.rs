@@ -13,6 +13,7 @@ mod demo;
 mod disks;
 mod docs;
 mod filesystem;
+mod grow;
 mod harness;
 mod health;
 mod limits;

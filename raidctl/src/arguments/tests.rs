@@ -188,6 +188,7 @@ fn only_what_is_there_is_offered() {
             "readwrite",
             "wait",
             "tune",
+            "grow",
             "events",
             "inject",
             "examine",

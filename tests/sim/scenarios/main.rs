@@ -2,11 +2,12 @@
 //!
 //! `named` has one scenario for each bug that was found in review, `found` and `soaked` for each that random seeds found; `rounds`
 //! drives every shape against a plain array of bytes; `members` lets members come and go under load; `mending` is about what
-//! makes an array whole again; `crashes` crashes at every single change of short stories; `streams` is about writes
+//! makes an array whole again; `grow` about what an array is changed into; `crashes` crashes at every single change of short stories; `streams` is about writes
 //! that follow each other, `reads` about whom reads are asked of.
 
 mod crashes;
 mod found;
+mod grow;
 mod members;
 mod mending;
 mod named;

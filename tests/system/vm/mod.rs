@@ -12,6 +12,7 @@ mod geometries;
 mod given;
 #[path = "../../format/golden.rs"]
 mod golden;
+mod grow;
 mod handover;
 mod interop;
 mod lost;

@@ -260,7 +260,7 @@ impl Guest {
             let slot = FIRST_SLOT + index;
             command
                 .arg("-device")
-                .arg(format!("virtio-blk-pci,drive={drive},addr={slot:x},serial=disk{index}"));
+                .arg(format!("virtio-blk-pci,drive={drive},addr={slot:x},serial=disk{index},werror=report"));
         }
         if self.scsi_disks.is_empty() {
             return;
@@ -276,7 +276,9 @@ impl Guest {
                 command.arg("-object").arg(group).arg("-blockdev").arg(slow);
                 drive = format!("slow{index}");
             }
-            command.arg("-device").arg(format!("scsi-hd,bus=scsi.0,scsi-id={index},lun=0,drive={drive}"));
+            command
+                .arg("-device")
+                .arg(format!("scsi-hd,bus=scsi.0,scsi-id={index},lun=0,drive={drive},werror=report"));
         }
     }
 }
