@@ -22,7 +22,7 @@ fn arrays_become_larger_under_load() {
         let disks = Disks::files(&home, "disk", count, 48);
         let mut raidd = home.start();
         home.ok(format!("create vol --level {level} --init zero --size 16M {}", disks.all()));
-        home.ok("tune vol recovery_min=1G");
+        home.ok("tune vol recovery_min=1G recovery_max=1G");
         let before = home.status("vol").size_bytes;
         let mut load = Load::new("vol");
         let writes = load.writes();
