@@ -418,6 +418,9 @@ Example:
     Completions {
         /// Which shell
         shell: Shell,
+        /// Instead, for the scripts themselves: what could stand for the last of these words
+        #[arg(last = true, hide = true)]
+        words: Vec<OsString>,
     },
 
     /// Print a manual page: that of one command, or one that has all of them

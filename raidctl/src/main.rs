@@ -13,13 +13,15 @@
 //! - `info`: the daemon itself
 //! - `wait`: until an array is at rest
 //! - `watch`: a live view
-//! - `manual`: manual page and completions
+//! - `manual`: manual pages
+//! - `completions`, `values`: what a shell offers: its script, and what only the daemon knows
 //! - `failure`: exit status and the line on stderr
 
 mod activity;
 mod alert;
 mod arguments;
 mod check;
+mod completions;
 mod consent;
 mod demo;
 mod examine;
@@ -33,6 +35,7 @@ mod quantity;
 mod render;
 mod request;
 mod stats;
+mod values;
 mod wait;
 mod watch;
 
@@ -180,7 +183,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Demo(options) => demo::run(&options, &|report| {
             if json { document(report) } else { output(report.text().as_bytes()) }
         }),
-        Command::Completions { shell } => output(&manual::completions(shell)),
+        Command::Completions { shell, words } if words.is_empty() => {
+            output(completions::script(shell).as_bytes())
+        }
+        Command::Completions { words, .. } => output(values::offered(&words, control).as_bytes()),
         Command::Man { of, dir } => manual_page(of.as_deref(), dir.as_deref()),
     }
 }

@@ -1,4 +1,4 @@
-//! The manual pages and the completion scripts, all made from the arguments' own definition.
+//! The manual pages, made from the arguments' own definition.
 //!
 //! raidctl(8) has every command in it, to be searched; raidctl-COMMAND(8) is one command's page, as `man raidctl COMMAND`
 //! looks for it.
@@ -8,20 +8,12 @@ use std::io;
 use std::path::Path;
 
 use clap::CommandFactory;
-use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::arguments::Arguments;
 
 /// The section of system administration.
 const SECTION: &str = "8";
-
-/// The completion script for `shell`.
-pub fn completions(shell: Shell) -> Vec<u8> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "raidctl", &mut text);
-    text
-}
 
 /// One page for everything: the commands have sections of their own in it.
 pub fn page() -> io::Result<Vec<u8>> {
@@ -168,13 +160,5 @@ mod tests {
             assert_eq!(written.unwrap(), page);
         }
         assert!(page_of("no-such-command").is_none());
-    }
-
-    #[test]
-    fn every_shell_has_a_script() {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
-            let script = String::from_utf8(completions(shell)).unwrap();
-            assert!(script.contains("zero-superblock"), "{shell}");
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -77,6 +78,16 @@ impl Daemon {
     /// Every array.
     pub fn list(&self) -> Result<Vec<Status>, Failure> {
         self.told(Method::GET, "/v1/arrays", None::<&()>)
+    }
+
+    /// Every array, if the daemon tells them in that time.
+    pub fn list_within(&self, patience: Duration) -> Option<Vec<Status>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let answer = runtime.block_on(async {
+            let asked = exchange(&self.socket, Method::GET, "/v1/arrays", Bytes::new());
+            tokio::time::timeout(patience, asked).await
+        });
+        read(&answer.ok()?.ok()?).ok()
     }
 
     /// One array.
@@ -331,6 +342,17 @@ mod tests {
             let line = daemon.list().unwrap_err().line().unwrap();
             assert!(line.contains(why) && line.contains("start one with `raidd`"), "{line}");
         }
+    }
+
+    #[test]
+    fn whoever_is_in_a_hurry_does_not_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        // It listens, and never answers.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let begun = std::time::Instant::now();
+        assert!(Daemon::at(Some(socket)).unwrap().list_within(Duration::from_millis(20)).is_none());
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Every fault's word: ending with `=` where something is to follow.
+    pub const WORDS: &[&str] =
+        &["read-error=", "write-error=", "corrupt=", "latency=", "hang", "die", "clear"];
+
     /// A fault as people write it.
     ///
     /// # Errors
@@ -137,6 +141,18 @@ mod tests {
         assert_eq!(Fault::parse("read-error=1M+4K"), Ok(Fault::ReadError(range)));
         assert_eq!(serde_json::to_string(&Fault::Latency(1000)).unwrap(), r#""latency=1000ms""#);
         assert_eq!(serde_json::from_str::<Fault>(r#""hang""#).unwrap(), Fault::Hang);
+    }
+
+    #[test]
+    fn every_word_is_the_beginning_of_a_fault() {
+        let refusal = Fault::parse("explode").unwrap_err();
+        for word in Fault::WORDS {
+            assert!(refusal.contains(word), "{word}");
+            let rest =
+                if word.ends_with('=') { if *word == "latency=" { "1ms" } else { "1M+4K" } } else { "" };
+            Fault::parse(&format!("{word}{rest}")).unwrap();
+        }
+        assert_eq!(refusal.split_once("choose ").unwrap().1.split(", ").count() + 1, Fault::WORDS.len());
     }
 
     #[test]

@@ -73,6 +73,19 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// Every key, with the words that it takes where there are such: ending with `=` where something is to follow.
+    pub const KEYS: &[(&str, &[&str])] = &[
+        ("recovery_min", &[]),
+        ("recovery_max", &[]),
+        ("member_timeout", &[]),
+        ("scrub_interval", &["never"]),
+        ("auto_re_add", &["on", "off", "spare"]),
+        ("write_through", &["on", "off"]),
+        ("read_policy", &["round-robin", "least-pending", "latency", "prefer="]),
+        ("hedge", &["off", "auto"]),
+        ("spare_group", &["none"]),
+    ];
+
     /// Settings as people write them: `KEY=VALUE` each. A key that is given twice counts the second time.
     ///
     /// # Errors
@@ -235,6 +248,24 @@ mod tests {
         ] {
             let error = Tuning::parse(words.iter().copied()).unwrap_err();
             assert!(error.contains(fragment) && !error.contains('\n'), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_keys_are_those_that_are_taken() {
+        let refusal = Tuning::parse(["colour=red"]).unwrap_err();
+        let (_, choice) = refusal.split_once("choose ").unwrap();
+        let told: Vec<_> = choice.split([',', ' ']).filter(|word| !["", "or"].contains(word)).collect();
+        assert_eq!(Tuning::KEYS.iter().map(|(key, _)| *key).collect::<Vec<_>>(), told);
+        for (key, words) in Tuning::KEYS {
+            assert!(
+                !Tuning::parse([&*format!("{key}=?")]).is_err_and(|error| error.contains("no setting")),
+                "{key}"
+            );
+            for word in *words {
+                let number = if word.ends_with('=') { "1" } else { "" };
+                Tuning::parse([&*format!("{key}={word}{number}")]).unwrap();
+            }
         }
     }
 

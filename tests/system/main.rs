@@ -8,6 +8,7 @@ mod admission;
 mod alert;
 mod bad_input;
 mod clients;
+mod completions;
 mod crashed_ext4;
 mod demo;
 mod disks;

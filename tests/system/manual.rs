@@ -1,4 +1,4 @@
-//! Manual pages and completions, as the programs that read them see them: man, mandoc, bash, zsh, fish.
+//! Manual pages, as the programs that read them see them: man, mandoc.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -93,85 +93,4 @@ fn the_page_of_raidd_has_its_options_and_its_version() {
     assert_eq!(options(&page), options(&help));
     let version = home.bare_raidd(&["--version"]).ok();
     assert!(page.contains(&format!(".TH RAIDD 8 \"\" \"{}\"", version.trim())), "it is not of {version}");
-}
-
-/// Where the completions of a shell have been written.
-fn completions(home: &Home, shell: &str, name: &str) -> String {
-    let path = home.path(name);
-    fs::write(&path, home.ok(format!("completions {shell}"))).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-#[test]
-fn bash_completes() {
-    if !need(&["bash"]) {
-        return;
-    }
-    let home = Home::new();
-    let file = completions(&home, "bash", "raidctl.bash");
-    let complete = |words: &str| {
-        let last = words.split(' ').next_back().unwrap();
-        let script = format!(
-            "bash --norc -euc 'source {file}; complete -p raidctl >/dev/null; set +u; COMP_WORDS=({words}); \
-             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _raidctl raidctl \"{last}\" \"\" || true; \
-             printf \"%s\\n\" \"${{COMPREPLY[@]}}\"'"
-        );
-        let ran = home.shell(&script);
-        assert_eq!(ran.stderr, "", "{words}");
-        ran.ok()
-    };
-    let found = complete("raidctl sta");
-    assert!(found.lines().any(|word| word == "status"), "{found}");
-    let found = complete("raidctl create --le");
-    assert_eq!(found.trim(), "--level");
-}
-
-#[test]
-fn fish_completes() {
-    if !need(&["fish"]) {
-        return;
-    }
-    let home = Home::new();
-    let file = completions(&home, "fish", "raidctl.fish");
-    let complete = |line: &str| {
-        // Its history and settings go where the test's things are.
-        let own = home.path("fish");
-        let ran =
-            home.shell(&format!("HOME={} fish -c 'source {file}; complete -C \"{line}\"'", own.display()));
-        assert_eq!(ran.stderr, "", "{line}");
-        ran.ok()
-    };
-    let found = complete("raidctl sta");
-    assert!(found.lines().any(|line| line.starts_with("status\t")), "{found}");
-    let found = complete("raidctl create --le");
-    assert!(found.starts_with("--level\t"), "{found}");
-}
-
-/// On a terminal that zsh makes itself: what it completes, it shows there.
-#[test]
-fn zsh_completes() {
-    if !need(&["zsh"]) {
-        return;
-    }
-    let home = Home::new();
-    fs::create_dir(home.path("functions")).unwrap();
-    completions(&home, "zsh", "functions/_raidctl");
-    let script = r#"
-zmodload zsh/zpty || exit
-zpty z zsh -f -i
-zpty -w z "PS1=; fpath=(FOLDER \$fpath); autoload -Uz compinit; compinit -u -D; print READ''Y"
-zpty -r z told '*READY*' || exit
-zpty -w -n z $'raidctl zero\t'
-zpty -r z shown '*zero-superblock*' || exit
-zpty -w -n z $'\C-uraidctl create --lev\t'
-zpty -r z more '*--level*' || exit
-zpty -d z
-print -r -- "$told $shown $more"
-"#;
-    let file = home.path("complete.zsh");
-    fs::write(&file, script.replace("FOLDER", home.path("functions").to_str().unwrap())).unwrap();
-    let ran = home.shell(&format!("timeout 30 zsh -f {}", file.display()));
-    assert_eq!(ran.stderr, "", "{ran:?}");
-    let shown = ran.ok();
-    assert!(shown.contains("zero-superblock") && !shown.contains("_raidctl:"), "{shown}");
 }

@@ -48,6 +48,10 @@ raidd=$!
 sleep 1
 raidctl create vol0 --level 1 /dev/sdb /dev/sdc
 raidctl wait vol0
+bash -c 'source /usr/share/bash-completion/completions/raidctl
+    COMP_LINE="raidctl status v" COMP_POINT=16 COMP_WORDS=(raidctl status v) COMP_CWORD=2
+    _raidctl raidctl v status
+    [ "${COMPREPLY[*]}" = vol0 ]'
 raidctl demo --size 16M
 kill $raidd && wait $raidd
 echo '# of my own' >>/etc/raidd/raidd.toml

@@ -1,4 +1,4 @@
-//! A terminal with raidctl on it, held by tmux: keys go in, what is to be seen comes out.
+//! A terminal with raidctl or a shell on it, held by tmux: keys go in, what is to be seen comes out.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,20 @@ pub struct Terminal {
 impl Terminal {
     /// One of so many columns and lines on which raidctl runs, and then tells how it has ended and how the terminal is set.
     pub fn start(home: &Home, size: (u16, u16), arguments: &str) -> Terminal {
-        let socket = home.path("tmux.sock").display().to_string();
-        let terminal = Terminal { socket };
         let script = format!(
             "RAIDD_CONTROL={} {} {arguments}; echo -- ended with $?; stty -a; sleep 600",
             home.path("control.sock").display(),
             raidctl_program().display()
         );
+        Terminal::running(home, size, &script)
+    }
+
+    /// One of so many columns and lines on which a script of the shell runs.
+    pub fn running(home: &Home, size: (u16, u16), script: &str) -> Terminal {
+        let socket = home.path("tmux.sock").display().to_string();
+        let terminal = Terminal { socket };
         let (columns, lines) = (size.0.to_string(), size.1.to_string());
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, &script]);
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, script]);
         terminal
     }
 
@@ -36,6 +41,11 @@ impl Terminal {
     /// Presses a key, as tmux calls it.
     pub fn press(&self, key: &str) {
         self.tmux(&["send-keys", key]);
+    }
+
+    /// Types a text.
+    pub fn type_in(&self, text: &str) {
+        self.tmux(&["send-keys", "-l", text]);
     }
 
     /// Gives it another size.
