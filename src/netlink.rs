@@ -124,17 +124,25 @@ impl NbdDriver {
         answer.u32(NBD_ATTR_INDEX).or(index).ok_or(Errno::EPROTO)
     }
 
-    /// Gives a device this size and these timeouts, and these sockets in the place of as many that are dead. A socket too many
-    /// is closed, and that is no error.
+    /// Gives a device these timeouts, and these sockets in the place of as many that are dead. A socket too many is closed,
+    /// and that is no error.
     pub fn reconfigure(&self, index: u32, device: &NbdDevice, sockets: &[OwnedFd]) -> Result<(), Errno> {
         let mut attributes = Attributes::default();
         attributes.push(NBD_ATTR_INDEX, &index.to_ne_bytes());
-        attributes.push_size(device);
         attributes.push_timeouts(device.timeouts);
         attributes.push_text(NBD_ATTR_BACKEND_IDENTIFIER, &device.backend);
         if !sockets.is_empty() {
             attributes.push_sockets(sockets);
         }
+        self.command(NBD_CMD_RECONFIGURE, &attributes).map(drop)
+    }
+
+    /// Gives a device another size.
+    pub fn resize(&self, index: u32, device: &NbdDevice) -> Result<(), Errno> {
+        let mut attributes = Attributes::default();
+        attributes.push(NBD_ATTR_INDEX, &index.to_ne_bytes());
+        attributes.push_size(device);
+        attributes.push_text(NBD_ATTR_BACKEND_IDENTIFIER, &device.backend);
         self.command(NBD_CMD_RECONFIGURE, &attributes).map(drop)
     }
 

@@ -343,14 +343,11 @@ impl Operator {
     }
 
     /// Tells the kernel how large the device is and how patient it has to be now.
-    pub(super) async fn update_device(&self, entry: &Arc<Entry>) {
+    pub(super) async fn update_device(&self, entry: &Arc<Entry>) -> Result<(), Problem> {
         let _turn = entry.device.lock().await;
-        if let Some(wanted) = self.wanted(&entry.uuid)
-            && let Some(found) = wanted_device(&entry.uuid, &wanted)
-            && let Err(error) = self.reconnect(entry, found, &wanted, 0).await
-        {
-            tracing::error!(array = entry.name, %error, "the kernel's device cannot be changed");
-        }
+        let Some(wanted) = self.wanted(&entry.uuid) else { return Ok(()) };
+        let Some(found) = wanted_device(&entry.uuid, &wanted) else { return Ok(()) };
+        self.reconnect(entry, found, &wanted, 0).await.map(drop)
     }
 
     /// Makes the device that is wanted; from now on it is.
@@ -390,7 +387,12 @@ impl Operator {
         let Found { index, backend } = found;
         let device = self.device_for_kernel(entry, wanted, backend).await?;
         let sockets = self.serve_kernel(entry, count).await?;
-        with_driver(move |driver| driver.reconfigure(index, &device, &sockets)).await?;
+        // The sockets first: a change of the size may wait for requests, and these for sockets.
+        with_driver(move |driver| {
+            driver.reconfigure(index, &device, &sockets)?;
+            if size_of(index) == Some(device.size_bytes) { Ok(()) } else { driver.resize(index, &device) }
+        })
+        .await?;
         Ok(index)
     }
 
@@ -433,6 +435,12 @@ impl Operator {
         });
         Ok(sockets.collect())
     }
+}
+
+/// Bytes of a device, as the kernel has it.
+fn size_of(index: u32) -> Option<u64> {
+    let sectors = std::fs::read_to_string(format!("/sys/block/nbd{index}/size")).ok()?;
+    sectors.trim().parse::<u64>().ok()?.checked_mul(512)
 }
 
 /// Whether the kernel says that a device is not connected, or has none of that number yet.

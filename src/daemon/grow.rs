@@ -5,22 +5,32 @@
 //! its handshake; the kernel is told.
 //!
 //! Invariants:
-//! - Nothing is stopped for what cannot be done: the engine is asked before, of the array as it runs.
-//! - Whatever fails on the way, the array is started again as its superblocks say it is. Where not even that can be done it
-//!   does not run any more, and is listed with the reason, as after a start that failed.
+//! - Nothing is stopped for what cannot be done: the engine is asked before, of the array as it runs, and once more when it has
+//!   come to rest; and what the members say has been read.
+//! - Nobody's request is refused: the array is stopped when all that were let in have ended.
+//! - What fails before anything has been written leaves the array as it was. One that could not be flushed is not started
+//!   again (laws 3 and 8): it is listed with the reason, as after a start that failed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::array_home::{ArrayId, give_up, go_away, present};
+use super::array_home::{ArrayId, give_up, go_away, present, resident, settle_in};
 use super::event_log::Teller;
 use super::faults::MemberDisk;
 use super::operator::{Operator, internal, problem, refusal_problem};
 use super::registry::Entry;
 use super::start::{Beginning, start_here};
 use crate::api::{BitmapChoice, GrowArray, Problem, ProblemCode, Reply, Tuning};
-use crate::engine::{AssembleOptions, Change, Memory, Refusal};
+use crate::engine::{AssembleOptions, Change, Memory, Refusal, load};
+use crate::io::Clock;
 use crate::md::format_uuid;
+use crate::reactor::runtime;
 use crate::units::Sector;
+
+/// How often a member's metadata is read before it counts as damaged.
+const LOOKS: u32 = 4;
+/// What is waited in between.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What became of an array that was to be changed.
 enum Outcome {
@@ -42,48 +52,79 @@ struct Restart {
 }
 
 impl Restart {
-    async fn start(&self, devices: Vec<(MemberDisk, String)>, change: Option<Change>) -> Result<(), Refusal> {
+    async fn start(
+        &self,
+        devices: Vec<(MemberDisk, String)>,
+        change: Option<Change>,
+        paused: bool,
+    ) -> Result<(), Refusal> {
         let options = AssembleOptions { name: Some(self.name.clone()), change, ..Default::default() };
         let beginning = Beginning {
             strict: change.is_some(),
             options,
             tuning: self.tuning.clone(),
             protect: false,
+            paused,
             teller: self.teller.clone(),
         };
         start_here(self.id, devices, beginning, &self.memory).await
     }
 
+    fn not_now(&self, why: &str) -> Refusal {
+        Refusal::NotNow(format!("{}: {why}", self.name))
+    }
+
     /// Stops the array, and starts it again as what it is to be. Runs where it lives.
     async fn change(&self, change: Change) -> Outcome {
         let Some(array) = present(self.id).await else {
-            return Outcome::AsBefore(Refusal::NotNow("the array is being stopped".into()));
+            return Outcome::AsBefore(self.not_now("it is being stopped"));
         };
         measure(&array.devices());
-        if let Err(refusal) = array.check_change(change) {
+        let may_be = array.check_change(change);
+        if let Err(refusal) = may_be.and(look(array.devices(), &self.memory).await) {
             return Outcome::AsBefore(refusal);
         }
         drop(array);
         let Some(array) = go_away(self.id) else {
-            return Outcome::AsBefore(Refusal::NotNow("the array is being stopped".into()));
+            return Outcome::AsBefore(self.not_now("it is being stopped"));
         };
-        let devices = array.devices();
+        let at_rest = array.come_to_rest().await;
+        if let Err(refusal) = at_rest.and_then(|()| array.check_change(change)) {
+            settle_in(self.id, array);
+            return Outcome::AsBefore(refusal);
+        }
         let stopped = array.stop().await;
+        let (devices, facts) = (array.devices(), array.status());
         drop(array);
-        let changed = match stopped {
-            Ok(()) => self.start(devices.clone(), Some(change)).await,
-            Err(error) => {
-                let why = format!("{}: it could not be flushed and marked clean: {error}", self.name);
-                Err(Refusal::NotNow(why))
-            }
+        if stopped.is_err() || facts.read_only.is_some() {
+            // Whoever started it again would forget that what had been written may be lost.
+            give_up(self.id);
+            let why = stopped.err().map_or("a member failed".to_owned(), |error| error.to_string());
+            return Outcome::Gone(self.not_now(&format!("it could not be flushed and marked clean: {why}")));
+        }
+        let Err(refusal) = self.start(devices.clone(), Some(change), facts.is_paused).await else {
+            return self.record().await;
         };
-        let Err(refusal) = changed else { return Outcome::Changed };
-        match self.start(devices, None).await {
+        match self.start(devices, None, facts.is_paused).await {
             Ok(()) => Outcome::AsBefore(refusal),
             Err(worse) => {
                 give_up(self.id);
                 tracing::error!(array = self.name, %refusal, "was not changed");
                 Outcome::Gone(worse)
+            }
+        }
+    }
+
+    /// Makes sure that the superblocks say it; nothing that clients write comes before that anyhow.
+    async fn record(&self) -> Outcome {
+        let recorded = match resident(self.id) {
+            Some(array) => array.record_what_changed().await,
+            None => return Outcome::AsBefore(self.not_now("it is being stopped")),
+        };
+        match recorded {
+            Ok(()) => Outcome::Changed,
+            Err(error) => {
+                Outcome::AsBefore(self.not_now(&format!("the change could not be recorded: {error}")))
             }
         }
     }
@@ -96,6 +137,22 @@ fn measure(devices: &[(MemberDisk, String)]) {
             tracing::warn!(member = label, %error, "its size is not known; taken for what it was");
         }
     }
+}
+
+/// Whether the metadata of all can be read. A running array never reads it again: what was damaged meanwhile is to show before it
+/// is stopped. It may be written just now, so whoever cannot be read is asked again.
+async fn look(devices: Vec<(MemberDisk, String)>, memory: &Memory) -> Result<(), Refusal> {
+    for (device, label) in devices {
+        let mut tries = 0;
+        while let Err(refusal) = load(device.clone(), label.clone(), &memory.metadata, &runtime()).await {
+            tries += 1;
+            if tries == LOOKS {
+                return Err(refusal);
+            }
+            runtime().sleep(LOOK_AGAIN).await;
+        }
+    }
+    Ok(())
 }
 
 impl Operator {
@@ -121,7 +178,12 @@ impl Operator {
         }
         tracing::info!(array = name, ?change, "changed");
         if matches!(change, Change::MemberSize(_)) {
-            self.update_device(&entry).await;
+            self.update_device(&entry).await.map_err(|error| {
+                let why = format!(
+                    "{name} has been changed, but its block device could not be told: {error}; detach it and attach it again"
+                );
+                problem(error.code, why)
+            })?;
         }
         let status = self.status_of(&entry).await?;
         let last = status.clone();
@@ -137,7 +199,10 @@ impl Operator {
         self.waiting().insert(format_uuid(&entry.uuid), refusal.to_string());
         self.events.teller().tell(name, "DeviceDisappeared", None);
         tracing::error!(array = name, %refusal, "cannot be started again");
-        let why = format!("{name} was stopped to be changed, and cannot be started again: {refusal}");
+        let why = format!(
+            "{name} was stopped to be changed, and cannot be started again: {refusal}; mend or leave out that member, then \
+             raidctl assemble {name}"
+        );
         problem(ProblemCode::MemberIo, why)
     }
 }

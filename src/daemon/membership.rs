@@ -307,6 +307,8 @@ impl Operator {
     }
 
     pub(super) async fn tune(&self, name: &str, tuning: Tuning) -> Result<Reply, Problem> {
+        // Not while it is being changed into something else, which takes the settings of before.
+        let _turn = self.one_at_a_time.lock().await;
         let entry = self.entry(name)?;
         let before = self.status_of(&entry).await?.tuning.unwrap_or_default();
         tuning.clone().or(before).check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
@@ -331,8 +333,10 @@ impl Operator {
             });
             flushed.await?;
         }
-        if tuning.member_timeout_ms.is_some() {
-            self.update_device(&entry).await;
+        if tuning.member_timeout_ms.is_some()
+            && let Err(error) = self.update_device(&entry).await
+        {
+            tracing::error!(array = name, %error, "the device's timeout cannot be changed");
         }
         Ok(Reply::Array(Box::new(self.status_of(&entry).await?)))
     }

@@ -159,8 +159,14 @@ impl Operator {
             create::write(&new, &created, zero, &memory.metadata, &runtime()).await?;
             let devices = new.into_iter().map(|member| (member.device, member.label)).collect();
             let options = AssembleOptions { name: Some(name), fresh: true, ..Default::default() };
-            let beginning =
-                Beginning { strict: true, options, tuning: Tuning::default(), protect: false, teller };
+            let beginning = Beginning {
+                strict: true,
+                options,
+                tuning: Tuning::default(),
+                protect: false,
+                paused: false,
+                teller,
+            };
             start_here(array, devices, beginning, &memory).await
         });
         made.await
@@ -350,7 +356,7 @@ impl Operator {
             let devices = candidates.into_iter().map(|Candidate { disk, label }| {
                 (MemberDisk::new(Disk::new(disk), &label, injectable), label)
             });
-            let beginning = Beginning { strict, options, tuning, protect, teller };
+            let beginning = Beginning { strict, options, tuning, protect, paused: false, teller };
             start_here(array, devices.collect(), beginning, &memory).await
         });
         started

@@ -18,6 +18,8 @@ pub(super) struct Beginning {
     pub tuning: Tuning,
     /// The operator had made it read-only.
     pub protect: bool,
+    /// Its sync actions are held.
+    pub paused: bool,
     /// Who is told what happens to it.
     pub teller: Teller,
 }
@@ -29,7 +31,7 @@ pub(super) async fn start_here(
     beginning: Beginning,
     memory: &Memory,
 ) -> Result<(), Refusal> {
-    let Beginning { strict, options, tuning, protect, teller } = beginning;
+    let Beginning { strict, options, tuning, protect, paused, teller } = beginning;
     let runtime = runtime();
     let loads =
         devices.into_iter().map(|(device, label)| engine::load(device, label, &memory.metadata, &runtime));
@@ -54,15 +56,10 @@ pub(super) async fn start_here(
     if protect {
         array.set_read_only().await?;
     }
-    array.start();
-    if options.change.is_some()
-        && let Err(error) = array.record_what_changed().await
-    {
-        // What its superblocks say by now, the next start will see.
-        let stopped = array.stop().await;
-        tracing::error!(array = array.name(), %error, ?stopped, "a change could not be recorded");
-        return Err(Refusal::NotNow(format!("{}: the change could not be recorded: {error}", array.name())));
+    if paused {
+        array.pause();
     }
+    array.start();
     settle_in(id, array);
     Ok(())
 }

@@ -409,7 +409,7 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
             let why = format!("stale: its events are {}, the freshest's {}", superblock.events, truth.events);
             seating.left_out.push((index, why));
         }
-        Role::Active(_) if superblock.role() != role => {
+        Role::Active(_) if superblock.role() != role && !has_moved_up(superblock, truth) => {
             // It missed the generation that gave it its slot, so nothing of that is on it yet.
             seating.spares.push(index);
         }
@@ -440,6 +440,12 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
         }
         _ => seating.spares.push(index),
     }
+}
+
+/// Whether it holds another slot by its own word because it missed the generation in which a mirror dropped vacant ones.
+fn has_moved_up(superblock: &Superblock, truth: &Superblock) -> bool {
+    let is_smaller = truth.raid_disks < superblock.raid_disks;
+    is_smaller && misses_one(superblock, truth) && superblock.role().slot().is_some()
 }
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::array::{Array, Busy};
 use super::assemble::disagreement;
@@ -29,6 +30,8 @@ use crate::units::{EventCount, MemberSlot, SECTOR_BYTES, Sector};
 
 /// What is cleared at the start of a new member: boot sector, partition table, filesystems' superblocks.
 const HEAD_BYTES: u64 = 4096;
+/// How often it is looked whether an array has come to rest.
+const REST_CHECK: Duration = Duration::from_millis(1);
 
 impl<D: Device + 'static, R: Runtime> Array<D, R> {
     /// Operator's `fail`: takes the member of this path out of service, durably.
@@ -70,6 +73,31 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
     {
         let members = self.live_members();
         members.iter().map(|member| (member.device.clone(), member.label.clone())).collect()
+    }
+
+    /// Waits until nothing that was let in is under way, here and on the members' devices, and all of them have the last
+    /// generation of superblocks: then the array can be stopped without anybody being refused. Nobody may let anything more in.
+    /// Says who does not come to rest.
+    pub async fn come_to_rest(&self) -> Result<(), Refusal> {
+        let not_now = |why: String| Refusal::NotNow(format!("{}: {why}", self.name()));
+        let failed = |error: IoError| not_now(format!("its superblocks cannot be written: {error}"));
+        while self.state.borrow().busy > 0 {
+            self.runtime.sleep(REST_CHECK).await;
+        }
+        if self.live_members().iter().any(|member| member.lags.get()) {
+            self.state.borrow_mut().wanted += 1;
+            self.record_what_changed().await.map_err(failed)?;
+        }
+        // What was given up may still land, over what is written next.
+        let deadline = self.runtime.now() + self.deadlines.timeout();
+        while let Some(member) = self.live_members().iter().find(|member| member.device.in_flight() > 0) {
+            if self.runtime.now() >= deadline {
+                let why = format!("{} has not answered all it was asked; try again", member.label);
+                return Err(not_now(why));
+            }
+            self.runtime.sleep(REST_CHECK).await;
+        }
+        Ok(())
     }
 
     /// Has the superblocks say what the array was changed into at its assembly. Nothing that clients write comes before that

@@ -73,9 +73,13 @@ impl Disk {
         self.0.identity
     }
 
-    /// Looks how large it is by now: it may have been given more room since it was opened. One that seems smaller is left as
+    /// Looks how large it is by now: it may have been given more room since it was opened. A file on FUSE is not asked, as it
+    /// may not answer. One that seems smaller is left as
     /// it was known; what lies beyond its end fails when it is asked for.
     pub fn measure(&self) -> std::io::Result<()> {
+        if self.0.geometry.get().submission_waits {
+            return Ok(());
+        }
         let is_block_device = self.0.identity.is_block_device();
         let geometry = self.0.geometry.get().measured(self.0.file.as_fd(), is_block_device)?;
         let mut info = self.0.info.get();

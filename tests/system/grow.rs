@@ -1,5 +1,6 @@
 //! Arrays that are changed into larger ones, ones of more copies, ones with or without a bitmap, while they are used.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use raidd::api::{ArrayState, ConsistencyPolicy, Health};
@@ -159,4 +160,52 @@ fn what_cannot_be_changed_is_left_alone_and_goes_on() {
     assert!(home.raidctl("grow vol --bitmap none").complaint(1).contains("degraded"));
     client.read(0, &mut found).unwrap();
     assert!(found == data);
+}
+
+#[test]
+fn a_member_that_was_damaged_under_a_running_array_does_not_bring_it_down() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 2, 32);
+    let _raidd = home.start();
+    home.ok(format!("create vol --level 1 --init zero {}", disks.all()));
+    let mut client = home.client("vol");
+    let data = noise(1, MIB as usize);
+    client.write(0, &data).unwrap();
+    home.wait_for("vol", |status| status.state == ArrayState::Clean);
+    // Nobody reads a superblock again while the array runs.
+    let disk = std::fs::File::options().write(true).open(&disks.paths[1]).unwrap();
+    disk.write_all_at(&[0; 4096], 4096).unwrap();
+    let refused = home.raidctl("grow vol --bitmap none").complaint(1);
+    assert!(refused.contains("no md superblock") && refused.contains("disk1"), "{refused}");
+    let mut found = vec![0; data.len()];
+    client.read(0, &mut found).unwrap();
+    assert!(found == data);
+    client.write(MIB, &data).unwrap();
+    assert_eq!(home.status("vol").health, Health::Optimal);
+    // The first write has written it anew.
+    home.wait_for("vol", |status| status.state == ArrayState::Clean);
+    home.ok("grow vol --bitmap none");
+}
+
+#[test]
+fn what_is_held_stays_so_and_a_scrub_is_not_dropped() {
+    let home = Home::new();
+    let disks = Disks::files(&home, "disk", 3, 64);
+    let _raidd = home.start();
+    home.ok(format!("create vol --level 5 --init zero --size 16M {}", disks.all()));
+    home.ok("tune vol recovery_min=1M recovery_max=1M");
+    home.ok("scrub vol");
+    let refused = home.raidctl("grow vol --size max").complaint(1);
+    assert!(refused.contains("raidctl scrub vol --stop"), "{refused}");
+    home.ok("scrub vol --stop");
+    home.wait_idle("vol");
+    home.ok("pause vol");
+    home.ok("grow vol --size max");
+    let status = home.status("vol");
+    assert!(status.sync_paused, "{status:?}");
+    // Settings hold, too, and the rest of the way is gone as soon as it may be.
+    assert_eq!(status.tuning.unwrap().recovery_max, Some(MIB));
+    home.ok("tune vol recovery_max=1G");
+    home.ok("resume vol");
+    assert_eq!(home.wait_idle("vol").health, Health::Optimal);
 }

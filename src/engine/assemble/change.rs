@@ -17,12 +17,13 @@ use super::super::error::Refusal;
 use super::super::load::Found;
 use super::super::member::MemberState;
 use super::super::state::Health;
+use super::super::sync::SyncAction;
 use super::{Seating, seat, shape_of};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level};
 use crate::md::create::{BITMAP_ROOM_MAX, BITMAP_ROOM_MIN, FIRST_OFFSET, MIRROR_ROUNDING, bitmap_head};
 use crate::md::superblock::{DEV_ROLES_MAX, PARITY_CHUNK_MIN};
-use crate::md::{Bitmap, Features, Role, Superblock};
+use crate::md::{Bitmap, BitmapSuperblock, Features, Role, Superblock};
 use crate::units::{EventCount, MemberSlot, Sector};
 
 /// A change that moves no data.
@@ -90,6 +91,15 @@ impl<D: Device + Clone + 'static, R: Runtime> Array<D, R> {
                 &format!("{label} has failed: take it out first, with raidctl remove {name} {label}"),
             );
         }
+        if self.state.borrow().read_only.is_some() || self.state.borrow().flush_lost {
+            return refuse(name, "it takes no writes since a member failed to; see raidctl status");
+        }
+        if let Some(progress) = self.sync.progress.get()
+            && matches!(progress.action, SyncAction::Check | SyncAction::Repair)
+        {
+            let why = format!("a scrub is under way: wait until it is over, or raidctl scrub {name} --stop");
+            return refuse(name, &why);
+        }
         if self.state.borrow().resync.is_some() || !self.state.borrow().suspect.is_empty() {
             return refuse(
                 name,
@@ -142,7 +152,7 @@ fn check_whole<D>(change: Change, found: &[Found<D>], seating: &Seating) -> Resu
     if truth.level == 0 {
         return refuse(&name, "RAID 0 has nothing that could be changed in place; make a new array");
     }
-    if !truth.is_clean() {
+    if found.iter().any(|member| !member.superblock.is_clean()) {
         return refuse(&name, "it awaits a resync: wait until it is over, then try again");
     }
     let drops_vacant = matches!(change, Change::Slots(slots) if u32::from(slots) < truth.raid_disks);
@@ -206,7 +216,8 @@ fn set_member_size<D: Device>(
     let new = size.unwrap_or(most).round_down(unit);
     if new > most {
         let why = format!(
-            "{smallest} has room for {} bytes of data, not for {}; replace it by a larger one, or name a smaller size",
+            "{smallest} has room for {} bytes of data, not for {}; replace it by a larger one (a spare: take it out), or name a \
+             smaller size",
             most.bytes(),
             new.bytes()
         );
@@ -214,8 +225,8 @@ fn set_member_size<D: Device>(
     }
     if new == truth.size || size.is_none() && new < truth.size {
         let why = format!(
-            "it is as large already: {} bytes of each member, and {smallest} has room for {}; replace its members by larger \
-             ones first, one after the other",
+            "it is as large already: {} bytes of each member, and {smallest} has room for {}; replace what is \
+             too small by larger ones first, one after the other",
             truth.size.bytes(),
             most.bytes()
         );
@@ -232,9 +243,10 @@ fn set_member_size<D: Device>(
     let geometry = Geometry::new(&shape_of(&Superblock { size: new, ..truth.clone() }, seating, found)?)?;
     let bitmap = match truth.feature_map.contains(Features::BITMAP) {
         true => {
-            let room =
-                found.iter().map(|member| member.superblock.bitmap_room().unwrap_or(Sector::ZERO)).min();
-            Some(new_bitmap(&truth, rows(&geometry), room.unwrap_or(Sector::ZERO))?)
+            let rooms = found.iter().filter_map(|member| member.superblock.bitmap_room());
+            let room = rooms.min().unwrap_or(Sector::ZERO);
+            let before = found[seating.freshest].bitmap.as_ref().map(|bitmap| &bitmap.superblock);
+            Some(new_bitmap(&truth, rows(&geometry), room, before)?)
         }
         false => None,
     };
@@ -282,7 +294,7 @@ fn set_slots<D>(slots: u16, found: &mut [Found<D>], seating: &Seating) -> Result
         if new > old {
             continue;
         }
-        // Those that are left move up; whoever is not here and comes back is none of them any more.
+        // Those that are left move up; nobody else holds a slot any more.
         for (number, role) in superblock.dev_roles.iter_mut().enumerate() {
             if let Role::Active(_) = role {
                 let slot = held.iter().position(|&holder| holder as usize == number);
@@ -312,7 +324,7 @@ fn add_bitmap<D>(found: &mut [Found<D>], seating: &Seating) -> Result<Changed, R
         );
     };
     let covered = rows(&Geometry::new(&shape_of(truth, seating, found)?)?);
-    let bitmap = new_bitmap(truth, covered, room)?;
+    let bitmap = new_bitmap(truth, covered, room, None)?;
     for member in found.iter_mut() {
         member.superblock.feature_map.insert(Features::BITMAP);
         member.superblock.bitmap_offset = offset;
@@ -348,15 +360,26 @@ fn place_of_bitmap<D>(found: &[Found<D>]) -> Option<(i32, Sector)> {
     })
 }
 
-/// One that nobody has ever cleared a bit of: whoever has been away is filled as a whole.
-fn new_bitmap(truth: &Superblock, covered: Sector, room: Sector) -> Result<Bitmap, Refusal> {
-    let Some(mut head) = bitmap_head(truth.set_uuid, covered, room) else {
+/// One that nobody has ever cleared a bit of: whoever has been away is filled as a whole. It is like the one before, where there
+/// was one, and as fine as that where it fits.
+fn new_bitmap(
+    truth: &Superblock,
+    covered: Sector,
+    room: Sector,
+    before: Option<&BitmapSuperblock>,
+) -> Result<Bitmap, Refusal> {
+    let like = before.map(|before| BitmapSuperblock { sync_size: covered, ..before.clone() });
+    let fitting = like.clone().filter(|head| head.total_bytes() <= room.bytes());
+    let Some(mut head) = fitting.or_else(|| bitmap_head(truth.set_uuid, covered, room)) else {
         let why = format!(
             "no write-intent bitmap for {covered} sectors fits into {room}; remove it first: --bitmap none"
         );
         return refuse(&truth.name(), &why);
     };
-    head.events_cleared = EventCount(truth.events.0 + 1);
+    if let Some(like) = like {
+        head = BitmapSuperblock { chunk_bytes: head.chunk_bytes, ..like };
+    }
+    (head.events, head.events_cleared, head.state) = (EventCount(0), EventCount(truth.events.0 + 1), 0);
     Ok(Bitmap::new(head, true))
 }
 

@@ -4,12 +4,12 @@
 //! Then the array is what it was or what it was to be; what it held is there; what is written from then on, and flushed, too;
 //! and redundancy is whole in the end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use raidd::engine::{AssembleOptions, Change, Health, Refusal};
-use raidd::io::{Clock, Device, Fua};
+use raidd::engine::{AssembleOptions, Change, Health, MemberState, Refusal};
+use raidd::io::{Clock, Device, Fua, Spawn};
 use raidd::units::Sector;
 use raidd_sim::disk::Platter;
 use raidd_sim::model::{Model, superblock};
@@ -34,8 +34,9 @@ struct Before {
 const MAX: Change = Change::MemberSize(None);
 
 /// How far it got before the crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 enum Stage {
+    #[default]
     Changing,
     /// The change is on record, and all of it is being written anew.
     Writing,
@@ -101,6 +102,11 @@ fn aftermath(before: &Before, disks: Vec<Platter>, old: Vec<u8>, stage: Stage, s
     let before = *before;
     world.run(async move {
         let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+        let in_sync = |array: &raidd_sim::setup::SimArray| {
+            let members = array.status().members;
+            members.iter().filter(|member| member.state == Some(MemberState::InSync)).count()
+        };
+        assert_eq!(in_sync(&array), disks.len(), "{stage:?}: {:?}", array.status());
         let new = written(array.size_bytes() as usize, seed, array.clone());
         let mut client = Client::new(array, &inside);
         if stage > Stage::Changing && matches!(before.change, Change::MemberSize(_)) {
@@ -118,7 +124,10 @@ fn aftermath(before: &Before, disks: Vec<Platter>, old: Vec<u8>, stage: Stage, s
         client.check_all().await;
         let copies_added =
             matches!(before.change, Change::Slots(slots) if usize::from(slots) > before.shape.slots);
-        if !copies_added {
+        let drops_vacant =
+            matches!(before.change, Change::Slots(slots) if usize::from(slots) < before.shape.slots);
+        let is_degraded = copies_added || drops_vacant && stage == Stage::Changing;
+        if !is_degraded {
             assert_eq!(client.array.health(), Health::Optimal);
         }
         client.array.stop().await.unwrap();
@@ -159,8 +168,12 @@ fn crash_after(before: &Before, base: &[Platter], old: &[u8], changes: u64, seed
 
 fn crash_points(before: &Before, seed: u64) {
     let (base, old) = made(before, seed);
+    crash_points_from(before, &base, &old, seed);
+}
+
+fn crash_points_from(before: &Before, base: &[Platter], old: &[u8], seed: u64) {
     let mut changes = 1;
-    while crash_after(before, &base, &old, changes, seed) {
+    while crash_after(before, base, old, changes, seed) {
         // The change itself is in the first of them; what comes then is like any other life.
         changes += if changes < 60 { 1 } else { 1 + Random::new(seed ^ changes).bits() % 9 };
     }
@@ -355,4 +368,108 @@ fn an_array_that_is_not_whole_is_not_changed() {
         assert!(refusal.to_string().contains("awaits a resync"), "{refusal}");
         client.array.stop().await.unwrap();
     });
+}
+
+#[test]
+fn a_crash_at_any_point_while_a_mirror_drops_a_vacant_slot() {
+    // The first of them goes, so that the others move up.
+    for (seed, slots) in [3, 4].into_iter().enumerate() {
+        for bitmap in [true, false] {
+            let before = Before {
+                shape: shape(1, 0, 0, slots, 1),
+                bitmap,
+                larger: 0,
+                change: Change::Slots(slots as u16 - 1),
+            };
+            let (disks, bytes) = made(&before, seed as u64);
+            let (world, stage) = (World::new(7), disks.clone());
+            let inside = world.clone();
+            world.run(async move {
+                let array = assemble_array(&inside, &stage, 512, AssembleOptions::default()).await.unwrap();
+                array.fail("disk0").await.unwrap();
+                array.remove("disk0").await.unwrap();
+                array.stop().await.unwrap();
+            });
+            crash_points_from(&before, &disks[1..], &bytes, seed as u64);
+        }
+    }
+}
+
+#[test]
+fn nobody_who_was_let_in_is_refused() {
+    const RAID5: Shape = shape(5, 2, 4, 3, 1);
+    play(60, async |world, seed| {
+        let disks = platters(&RAID5, seed);
+        let client = filled(&world, &RAID5, &disks, true).await;
+        world.slow_disks(40);
+        let (now, away) = (Rc::new(RefCell::new(client.array.clone())), Rc::new(Cell::new(false)));
+        let ended = Rc::new(Cell::new(false));
+        {
+            let (world, now, away, ended) = (world.clone(), now.clone(), away.clone(), ended.clone());
+            let client = Client::new(client.array.clone(), &world);
+            world.clone().spawn(async move {
+                for _ in 0..40 {
+                    // Idle in between, so that the first write has to wait for superblocks.
+                    world.sleep(Duration::from_millis(150 + world.random(200))).await;
+                    while away.get() {
+                        world.sleep(Duration::from_micros(100)).await;
+                    }
+                    let array = now.borrow().clone();
+                    let (_, slices) = client.payload(5000, 3000);
+                    array.write(5000, slices, Fua::No).await.expect("it was let in");
+                }
+                ended.set(true);
+            });
+        }
+        let mut has_bitmap = true;
+        while !ended.get() {
+            world.sleep(Duration::from_millis(world.random(700))).await;
+            away.set(true);
+            let array = now.borrow().clone();
+            array.come_to_rest().await.unwrap();
+            has_bitmap = !has_bitmap;
+            array.check_change(Change::Bitmap(has_bitmap)).unwrap();
+            array.stop().await.unwrap();
+            let options = AssembleOptions { change: Some(Change::Bitmap(has_bitmap)), ..Default::default() };
+            *now.borrow_mut() = assemble_array(&world, &disks, 512, options).await.unwrap();
+            away.set(false);
+        }
+        let last = now.borrow().clone();
+        last.stop().await.unwrap();
+        assert_eq!(Model::of(&disks).inconsistent(), [0; 0]);
+    });
+}
+
+#[test]
+fn an_array_that_a_crash_has_left_between_two_states_can_be_changed_again() {
+    let before =
+        Before { shape: shape(1, 0, 0, 2, 1), bitmap: true, larger: 0, change: Change::Bitmap(false) };
+    let (base, _) = made(&before, 1);
+    let mut torn = 0;
+    for changes in 1..12 {
+        let disks: Vec<_> = base.iter().map(|disk| disk.copy(&Random::new(0))).collect();
+        let world = World::new(changes);
+        world.crash_after(changes);
+        let story = change(world.clone(), disks.clone(), before.change, Rc::default(), 1);
+        drop(world.run_steps(story, u64::MAX));
+        let disks: Vec<_> = disks.iter().map(|disk| disk.copy(&Random::new(changes))).collect();
+        let events: Vec<_> = disks.iter().map(|disk| superblock(disk).expect("a member").events).collect();
+        torn += u32::from(events[0] != events[1]);
+        let world = World::new(changes);
+        let inside = world.clone();
+        world.run(async move {
+            let array = assemble_array(&inside, &disks, 512, AssembleOptions::default()).await.unwrap();
+            let client = Client::new(array, &inside);
+            until_idle(&client).await;
+            client.array.come_to_rest().await.unwrap();
+            client.array.check_change(Change::Slots(3)).unwrap();
+            client.array.stop().await.unwrap();
+            let options = AssembleOptions { change: Some(Change::Slots(3)), ..Default::default() };
+            let array = assemble_array(&inside, &disks, 512, options).await.unwrap();
+            array.record_what_changed().await.unwrap();
+            assert_eq!(array.status().members.len(), 3);
+            array.stop().await.unwrap();
+        });
+    }
+    assert!(torn > 0, "none of them was torn");
 }
