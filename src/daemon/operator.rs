@@ -267,7 +267,8 @@ impl Operator {
         // Before its members are waited for, which it would not let go.
         let look = paths.clone();
         let first = blocking(move || look.iter().find_map(|path| probe::superblock(path))).await?;
-        let wanted = uuid.or(first.map(|superblock| superblock.set_uuid));
+        let new_uuid = options.new_uuid.as_ref().map(|new| new.uuid);
+        let wanted = new_uuid.or(uuid).or(first.map(|superblock| superblock.set_uuid));
         if let Some(running) = wanted.and_then(|uuid| self.service.registry.by_uuid(&uuid)) {
             let why = format!("the array runs already, as {}: stop it first", running.name);
             return Err(problem(ProblemCode::ArrayExists, why));

@@ -10,6 +10,7 @@
 //! - An array that is dirty and lacks a member has parity that may lie: refused, unless there is a partial parity log or
 //!   the operator forces it.
 
+mod new_uuid;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::new_uuid::NewUuid;
 use self::room::{block_bytes, check_blocks, check_room};
 use super::array::{Array, Memory};
 use super::bitmap::Intent;
@@ -54,6 +56,8 @@ pub struct Options {
     /// The name that its superblocks are to have from now on, with its "host:" where it has one. Members are told apart by
     /// UUID, so a crash that leaves it on some of them loses nothing: the freshest says what it is.
     pub stored_name: Option<[u8; 32]>,
+    /// The UUID that it is to have from now on.
+    pub new_uuid: Option<NewUuid>,
 }
 
 /// Where each of the given members goes, as indices into what was given.
@@ -74,13 +78,18 @@ impl Seating {
     }
 }
 
-/// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them.
+/// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them, unless it is
+/// the writing of a new UUID that failed.
 pub async fn assemble<D: Device + 'static, R: Runtime>(
     mut found: Vec<Found<D>>,
     options: &Options,
     memory: &Memory,
     runtime: &R,
 ) -> Result<Rc<Array<D, R>>, Refusal> {
+    match &options.new_uuid {
+        Some(new) => new_uuid::adopt(&mut found, new)?,
+        None => new_uuid::check_one_array(&found)?,
+    }
     let seating = seat(&found)?;
     for member in found.iter_mut() {
         member.superblock.set_name = options.stored_name.unwrap_or(member.superblock.set_name);
@@ -95,6 +104,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     check_room(&geometry, &seating, &found)?;
     check_blocks(&geometry, &seating, &found, block_bytes)?;
     let mut start = decide(&truth, &geometry, &seating, &found, options)?;
+    if options.new_uuid.is_some() {
+        new_uuid::check(&truth, &seating, &found, &start, options)?;
+    }
+    let changes = options.new_uuid.as_ref().map(|_| new_uuid::changes(&found, block_bytes));
     let deadlines = Deadlines::new(runtime);
     if start.replay {
         let source = Source { pool: &memory.metadata, deadlines: &deadlines };
@@ -118,6 +131,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             bitmap.as_ref().filter(|bitmap| is_as_fresh && bitmap.superblock.events >= truth.events)
         });
         intent.borrow_mut().unite(others);
+    }
+    if let Some(changes) = changes {
+        new_uuid::write(changes, &truth, &found, Source { pool: &memory.metadata, deadlines: &deadlines })
+            .await?;
     }
     let traffic = Rc::<Traffic>::default();
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
