@@ -59,13 +59,14 @@ Example:
 
     /// Start an array from the superblocks of its members, whoever made them: raidd, mdadm, the kernel
     #[command(
-        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [--update name] [DEV]...\n       raidctl assemble --scan",
+        override_usage = "raidctl assemble [NAME] [--uuid U] [--force] [--read-only] [--update name|uuid] [DEV]...\n       raidctl assemble --scan",
         after_help = "\
 The first word is the NAME if it has no `/` in it and no file is called so.
 
 Example:
   raidctl assemble vol0 /dev/sdb /dev/sdc /dev/sdd
   raidctl assemble archive --update name /dev/sdb /dev/sdc /dev/sdd
+  raidctl assemble copy --update uuid --update name /dev/sde /dev/sdf /dev/sdg
   raidctl assemble --scan"
     )]
     Assemble(AssembleOptions),
@@ -526,7 +527,7 @@ pub struct AssembleOptions {
     /// Look for the members of every array, and start all that can be started
     #[arg(long, conflicts_with_all = ["uuid", "force", "read_only", "update", "words"])]
     pub scan: bool,
-    /// Take only members of the array with this UUID
+    /// Take only members of the array with this UUID; with `--update uuid` the new one [default: a random one]
     #[arg(long, value_name = "U", value_parser = uuid)]
     uuid: Option<String>,
     /// Start it although it is dirty and degraded; what was being written when it stopped may be wrong
@@ -535,9 +536,10 @@ pub struct AssembleOptions {
     /// Write nothing to any member
     #[arg(long)]
     read_only: bool,
-    /// Write NAME into the superblocks, as mdadm --update=name does
-    #[arg(long, value_name = "WHAT", value_parser = ["name"])]
-    update: Option<String>,
+    /// name: write NAME into the superblocks. uuid: give the array another UUID, for a copy beside its original; all
+    /// members are named then (--force gives up others). May be given several times; as mdadm's --update
+    #[arg(long, value_name = "WHAT", value_parser = ["name", "uuid"])]
+    update: Vec<String>,
     /// The members; before them what to call the array [default: the name in its superblocks]. None: an array that
     /// raidd has served before, by its name or --uuid
     #[arg(value_name = "DEV", required_unless_present_any = ["scan", "uuid"], value_hint = ValueHint::AnyPath)]
@@ -563,7 +565,8 @@ impl AssembleOptions {
             uuid: self.uuid,
             force: self.force,
             read_only: self.read_only,
-            update_name: self.update.is_some(),
+            update_name: self.update.iter().any(|what| what == "name"),
+            update_uuid: self.update.iter().any(|what| what == "uuid"),
             devices,
         };
         request.check()?;

@@ -91,6 +91,8 @@ struct BitmapFacts {
     events_cleared: u64,
     /// Its bits were not kept while writes went on: all count as set.
     is_stale: bool,
+    /// The array that it is of.
+    array_uuid: String,
 }
 
 /// A range of the data area that the member does not hold.
@@ -159,7 +161,7 @@ fn facts(seen: &Seen) -> Result<Facts, String> {
     if facts.problem.is_none() {
         let whole = bitmap_facts(seen, &superblock).map(|bitmap| facts.bitmap = bitmap);
         let whole = whole.and_then(|()| bad_ranges(seen, &superblock)).map(|bad| facts.bad_blocks = bad);
-        facts.problem = whole.err();
+        facts.problem = whole.err().or_else(|| facts.bitmap.as_ref()?.foreign(&facts.array_uuid));
     }
     Ok(facts)
 }
@@ -183,6 +185,7 @@ fn bitmap_facts(seen: &Seen, superblock: &Superblock) -> Result<Option<BitmapFac
         events: head.events.0,
         events_cleared: head.events_cleared.0,
         is_stale: head.is_stale(),
+        array_uuid: format_uuid(&head.uuid),
     }))
 }
 
@@ -354,6 +357,12 @@ impl Facts {
 }
 
 impl BitmapFacts {
+    /// What is wrong with it on a member of this array.
+    fn foreign(&self, array_uuid: &str) -> Option<String> {
+        let uuid = &self.array_uuid;
+        (uuid != array_uuid).then(|| format!("its write-intent bitmap is another array's, {uuid}"))
+    }
+
     fn text(&self) -> String {
         let share = self.dirty_chunks as f64 * 100.0 / (self.chunks.max(1) as f64);
         let stale = if self.is_stale { ", stale: all count as dirty" } else { "" };

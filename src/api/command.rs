@@ -267,7 +267,7 @@ pub struct AssembleArray {
     /// What it is to be called here. Default: the name in its superblocks.
     #[serde(default)]
     pub name: Option<String>,
-    /// Only members of the array with this UUID; see [`parse_uuid`] for how it may be written.
+    /// Only members of the array with this UUID; see [`parse_uuid`] for how it may be written. With `update_uuid`: the new one.
     #[serde(default)]
     pub uuid: Option<String>,
     /// Starts it although it is dirty and degraded.
@@ -279,6 +279,10 @@ pub struct AssembleArray {
     /// Writes `name` into its superblocks, as `mdadm --assemble --update=name` does.
     #[serde(default)]
     pub update_name: bool,
+    /// Gives the array another UUID, `uuid` or a random one, as `mdadm --assemble --update=uuid` does. All its members must be
+    /// named; `force` gives up those that are not.
+    #[serde(default)]
+    pub update_uuid: bool,
     /// Paths of the members. None: the array is one that raidd knows by its name, or is looked for by its UUID.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -399,6 +403,12 @@ impl AssembleArray {
             return Err(
                 "its new name does not say which array it is: name its devices or its UUID".to_owned()
             );
+        }
+        if self.update_uuid && self.read_only {
+            return Err("a new UUID cannot be written without writing: leave read-only out".to_owned());
+        }
+        if self.update_uuid && self.devices.is_empty() {
+            return Err("a new UUID is for members that are named: name all devices of the array".to_owned());
         }
         if self.devices.is_empty() && self.name.is_none() && self.uuid.is_none() {
             return Err(
@@ -529,7 +539,19 @@ mod tests {
         assert!(AssembleArray::default().check().unwrap_err().contains("what to assemble"));
         let by_name = AssembleArray { name: Some("vol0".to_owned()), ..AssembleArray::default() };
         assert_eq!(by_name.check(), Ok(()));
-        let bad = AssembleArray { uuid: Some("6f1c".to_owned()), ..request };
+        let bad = AssembleArray { uuid: Some("6f1c".to_owned()), ..request.clone() };
         assert!(bad.check().unwrap_err().contains("UUID"));
+
+        let another = AssembleArray { update_uuid: true, ..request };
+        assert_eq!(another.check(), Ok(()));
+        let unwritten = AssembleArray { read_only: true, ..another.clone() };
+        assert!(unwritten.check().unwrap_err().contains("without writing"));
+        let unnamed = AssembleArray {
+            devices: Vec::new(),
+            uuid: Some("0".repeat(32)),
+            name: Some("vol0".to_owned()),
+            ..another
+        };
+        assert!(unnamed.check().unwrap_err().contains("all devices"));
     }
 }

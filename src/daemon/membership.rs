@@ -309,6 +309,11 @@ impl Operator {
     pub(super) async fn tune(&self, name: &str, tuning: Tuning) -> Result<Reply, Problem> {
         // Not while it is being changed into something else, which takes the settings of before.
         let _turn = self.one_at_a_time.lock().await;
+        self.tune_now(name, tuning).await
+    }
+
+    /// The same, for who has the turn.
+    pub(super) async fn tune_now(&self, name: &str, tuning: Tuning) -> Result<Reply, Problem> {
         let entry = self.entry(name)?;
         let before = self.status_of(&entry).await?.tuning.unwrap_or_default();
         tuning.clone().or(before).check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;

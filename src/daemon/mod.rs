@@ -6,6 +6,7 @@
 
 mod access;
 mod array_home;
+mod assembly;
 mod attach;
 pub mod config;
 mod event_log;

@@ -18,7 +18,7 @@ use super::event_log::EventLog;
 use super::exports::{Service, stop_clients};
 use super::faults::MemberDisk;
 use super::members::{
-    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create, stored_name,
+    Candidate, find_all, find_members, is_whole, open_for_create, open_members, plan_create,
 };
 use super::observe::{Concerns, add_concerns};
 use super::probe;
@@ -27,8 +27,7 @@ use super::report;
 use super::saved::{SavedArray, StateDir};
 use super::start::{Beginning, start_here};
 use crate::api::{
-    AssembleArray, Command, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply, Status, Tuning,
-    valid_name,
+    Command, CreateArray, Event, Health, Init, Problem, ProblemCode, Reply, Status, Tuning, valid_name,
 };
 use crate::control;
 use crate::engine::{ArrayStatus, AssembleOptions, Memory, Refusal, create};
@@ -257,62 +256,11 @@ impl Operator {
         }
     }
 
-    // Starting an array.
-
-    async fn assemble(&self, request: AssembleArray) -> Result<Reply, Problem> {
-        request.check().map_err(|why| problem(ProblemCode::InvalidRequest, why))?;
-        let uuid = match &request.uuid {
-            None => None,
-            Some(text) => Some(parse_uuid(text).ok_or_else(|| {
-                problem(ProblemCode::InvalidRequest, format!("{text:?} is no UUID: write 32 hex digits"))
-            })?),
-        };
-        let _turn = self.one_at_a_time.lock().await;
-        let paths = if request.devices.is_empty() {
-            self.places_of(uuid, request.name.as_deref()).await?
-        } else {
-            request.devices.iter().map(PathBuf::from).collect()
-        };
-        let strict = !request.devices.is_empty();
-        let new_name = request.name.as_deref().filter(|_| request.update_name);
-        let stored_name = new_name.and_then(stored_name);
-        let status = self
-            .start_array(
-                paths,
-                uuid,
-                strict,
-                AssembleOptions {
-                    name: request.name,
-                    force: request.force,
-                    read_only: request.read_only,
-                    fresh: false,
-                    stored_name,
-                    change: None,
-                },
-                false,
-            )
-            .await?;
-        Ok(Reply::Array(Box::new(status)))
-    }
-
-    /// Where the members of an array are that is named by its UUID, or by its name.
-    async fn places_of(&self, uuid: Option<[u8; 16]>, name: Option<&str>) -> Result<Vec<PathBuf>, Problem> {
-        let known = self.state().arrays().to_vec();
-        let matching = |saved: &&SavedArray| match uuid {
-            Some(uuid) => parse_uuid(&saved.uuid) == Some(uuid),
-            None => Some(saved.name.as_str()) == name,
-        };
-        let found = known.iter().find(matching);
-        let uuid = uuid.or_else(|| found.and_then(|saved| parse_uuid(&saved.uuid))).ok_or_else(|| {
-            problem(ProblemCode::NoSuchArray, "that array is not known here: name its devices, or its --uuid")
-        })?;
-        let last_seen = found.map(|saved| saved.members.clone()).unwrap_or_default();
-        blocking(move || find_members(&uuid, &last_seen)).await
-    }
+    // Starting an array. What an operator names is in `assembly`.
 
     /// Starts an array from devices. `strict`: all of them must be members that can be used; otherwise those that are
     /// not are passed over. `protect`: the operator had made it read-only.
-    async fn start_array(
+    pub(super) async fn start_array(
         &self,
         paths: Vec<PathBuf>,
         uuid: Option<[u8; 16]>,
@@ -324,7 +272,8 @@ impl Operator {
         // Before its members are waited for, which it would not let go.
         let look = paths.clone();
         let first = blocking(move || look.iter().find_map(|path| probe::superblock(path))).await?;
-        let wanted = uuid.or(first.map(|superblock| superblock.set_uuid));
+        let new_uuid = options.new_uuid.as_ref().map(|new| new.uuid);
+        let wanted = new_uuid.or(uuid).or(first.map(|superblock| superblock.set_uuid));
         if let Some(running) = wanted.and_then(|uuid| self.service.registry.by_uuid(&uuid)) {
             let why = format!("the array runs already, as {}: stop it first", running.name);
             return Err(problem(ProblemCode::ArrayExists, why));

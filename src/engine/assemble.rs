@@ -11,6 +11,7 @@
 //!   the operator forces it.
 
 mod change;
+mod new_uuid;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use self::change::Change;
-use self::change::{Changed, adopt, rows};
+use self::change::{Changed, has_moved_up, rows};
+pub use self::new_uuid::NewUuid;
 use self::room::{block_bytes, check_blocks, check_room};
 use super::array::{Array, Memory};
 use super::bitmap::Intent;
@@ -59,6 +61,8 @@ pub struct Options {
     pub stored_name: Option<[u8; 32]>,
     /// What else it is to be from now on.
     pub change: Option<Change>,
+    /// The UUID that it is to have from now on.
+    pub new_uuid: Option<NewUuid>,
 }
 
 /// Where each of the given members goes, as indices into what was given.
@@ -79,13 +83,18 @@ impl Seating {
     }
 }
 
-/// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them.
+/// Puts an array together from members that have been loaded. On refusal nothing has been changed on any of them, unless it is
+/// the writing of a new UUID that failed.
 pub async fn assemble<D: Device + 'static, R: Runtime>(
     mut found: Vec<Found<D>>,
     options: &Options,
     memory: &Memory,
     runtime: &R,
 ) -> Result<Rc<Array<D, R>>, Refusal> {
+    match &options.new_uuid {
+        Some(new) => new_uuid::adopt(&mut found, new)?,
+        None => new_uuid::check_one_array(&found)?,
+    }
     let mut seating = seat(&found)?;
     let mut changed = Changed::default();
     if let Some(change) = options.change {
@@ -96,10 +105,7 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
         member.superblock.set_name = options.stored_name.unwrap_or(member.superblock.set_name);
     }
     let truth = found[seating.freshest].superblock.clone();
-    found
-        .iter_mut()
-        .filter(|member| misses_one(&member.superblock, &truth))
-        .for_each(|member| adopt(member, &truth));
+    change::catch_up(&mut found, &truth, options.new_uuid.is_some())?;
     for (index, why) in &seating.left_out {
         tracing::warn!(array = truth.name(), member = found[*index].label, why, "member left out");
     }
@@ -110,6 +116,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
     check_blocks(&geometry, &seating, &found, block_bytes)?;
     let mut start = decide(&truth, &geometry, &seating, &found, options)?;
     start.resync = changed.new_rows.map(|from| (from, Trust::Initial)).or(start.resync);
+    if options.new_uuid.is_some() {
+        new_uuid::check(&truth, &seating, &found, &start, options)?;
+    }
+    let changes = options.new_uuid.as_ref().map(|_| new_uuid::changes(&found, block_bytes));
     let deadlines = Deadlines::new(runtime);
     if start.replay {
         let source = Source { pool: &memory.metadata, deadlines: &deadlines };
@@ -133,6 +143,10 @@ pub async fn assemble<D: Device + 'static, R: Runtime>(
             bitmap.as_ref().filter(|bitmap| is_as_fresh && bitmap.superblock.events >= truth.events)
         });
         intent.borrow_mut().unite(others);
+    }
+    if let Some(changes) = changes {
+        new_uuid::write(changes, &truth, &found, Source { pool: &memory.metadata, deadlines: &deadlines })
+            .await?;
     }
     let traffic = Rc::<Traffic>::default();
     let mut taken: Vec<Option<Found<D>>> = found.into_iter().map(Some).collect();
@@ -440,12 +454,6 @@ fn place(seating: &mut Seating, superblocks: &[&Superblock], index: usize, role:
         }
         _ => seating.spares.push(index),
     }
-}
-
-/// Whether it holds another slot by its own word because it missed the generation in which a mirror dropped vacant ones.
-fn has_moved_up(superblock: &Superblock, truth: &Superblock) -> bool {
-    let is_smaller = truth.raid_disks < superblock.raid_disks;
-    is_smaller && misses_one(superblock, truth) && superblock.role().slot().is_some()
 }
 
 fn is_stale(superblock: &Superblock, truth: &Superblock) -> bool {

@@ -127,9 +127,6 @@ impl<D: Device> Found<D> {
                 "its write-intent bitmap is damaged: {error}; mdadm --grow --bitmap=none removes it"
             ))
         })?;
-        if bitmap.uuid != superblock.set_uuid {
-            return Err(self.refuse("its write-intent bitmap is another array's"));
-        }
         let start = superblock.bitmap_sector().expect("read just now");
         let room = superblock.bitmap_room().unwrap_or(Sector::ZERO);
         let len = bitmap.total_bytes().div_ceil(SECTOR_BYTES);
@@ -139,6 +136,16 @@ impl<D: Device> Found<D> {
         let bytes = self.metadata(source, Some(start), len, "write-intent bitmap").await?;
         self.bitmap = Bitmap::parse(&bytes).ok();
         Ok(())
+    }
+
+    /// Refuses a bitmap that says nothing of this array, as md does.
+    pub(super) fn check_bitmap(&self) -> Result<(), Refusal> {
+        match &self.bitmap {
+            Some(bitmap) if bitmap.superblock.uuid != self.superblock.set_uuid => {
+                Err(self.refuse("its write-intent bitmap is another array's"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn load_ppl(&mut self, source: &Source<'_>) -> Result<(), Refusal> {

@@ -271,6 +271,7 @@ impl<D: Device + 'static, R: Runtime> Array<D, R> {
         if superblock.set_uuid != self.truth.set_uuid {
             return refuse(format!("it was never a member of {}", self.name()));
         }
+        found.check_bitmap()?;
         if let Some(field) = disagreement(&self.truth, superblock) {
             return refuse(format!("its superblock has another {field} than the array"));
         }

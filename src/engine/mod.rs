@@ -68,7 +68,7 @@ mod zeroes;
 
 pub use absence::Absent;
 pub use array::{Array, Memory};
-pub use assemble::{Change, Options as AssembleOptions, assemble};
+pub use assemble::{Change, NewUuid, Options as AssembleOptions, assemble};
 pub use choice::ReadPolicy;
 pub use error::Refusal;
 pub use events::Event;

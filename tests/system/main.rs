@@ -9,6 +9,7 @@ mod alert;
 mod bad_input;
 mod clients;
 mod completions;
+mod copies;
 mod crashed_ext4;
 mod demo;
 mod disks;

@@ -19,6 +19,11 @@ impl Command {
                 "With --force whatever is on {} is lost: filesystems, partitions, other arrays.",
                 [all(&options.devices), all(&options.spares)].concat().join(", ")
             ),
+            Command::Assemble(options) if options.force && options.update.iter().any(|what| what == "uuid") => {
+                "With --force members that are not named are given up, and an array is started although it was being written \
+                when it lost a member: what was being written may be worked out wrong."
+                    .to_owned()
+            }
             Command::Assemble(options) if options.force => {
                 "With --force an array is started although it was being written when it \
                 lost a member: what was being written may be worked out wrong."

@@ -128,6 +128,20 @@ fn the_first_word_of_assemble_may_be_a_name() {
 }
 
 #[test]
+fn an_assembly_may_change_name_and_uuid() {
+    let updates = |words: &[&str]| {
+        let request = assemble(&[&["assemble", "copy"], words, &["/a", "/b"]].concat()).unwrap();
+        (request.update_name, request.update_uuid)
+    };
+    assert_eq!(updates(&[]), (false, false));
+    assert_eq!(updates(&["--update", "name"]), (true, false));
+    assert_eq!(updates(&["--update", "uuid"]), (false, true));
+    assert_eq!(updates(&["--update=uuid", "--update=name"]), (true, true));
+    usage_error(&["assemble", "copy", "--update", "size", "/a"]);
+    usage_error(&["assemble", "--scan", "--update", "uuid"]);
+}
+
+#[test]
 fn a_usage_error_is_one_line() {
     let line = |words: &[&str]| {
         let words = std::iter::once(&"raidctl").chain(words);

@@ -18,7 +18,7 @@ use super::super::load::Found;
 use super::super::member::MemberState;
 use super::super::state::Health;
 use super::super::sync::SyncAction;
-use super::{Seating, seat, shape_of};
+use super::{Seating, misses_one, seat, shape_of};
 use crate::io::{Device, Runtime};
 use crate::layout::{Geometry, Level};
 use crate::md::create::{BITMAP_ROOM_MAX, BITMAP_ROOM_MIN, FIRST_OFFSET, MIRROR_ROUNDING, bitmap_head};
@@ -60,8 +60,36 @@ pub(super) fn apply<D: Device>(
     }
 }
 
-/// Gives a member that missed the last generation what has been changed in it for all.
-pub(super) fn adopt<D: Device>(member: &mut Found<D>, truth: &Superblock) {
+/// Gives those that missed the last generation what it has changed for all. A new UUID is not for an array that a crash has left
+/// between two states: only that is to be changed on its members.
+pub(super) fn catch_up<D: Device>(
+    found: &mut [Found<D>],
+    truth: &Superblock,
+    is_renamed: bool,
+) -> Result<(), Refusal> {
+    let behind = |member: &&mut Found<D>| misses_one(&member.superblock, truth);
+    if is_renamed && found.iter_mut().filter(behind).any(|member| is_torn(&member.superblock, truth)) {
+        let why = "a crash has left it between two states: start it under its own UUID, write to it, and stop it before";
+        return refuse(&truth.name(), why);
+    }
+    found.iter_mut().filter(behind).for_each(|member| adopt(member, truth));
+    Ok(())
+}
+
+/// Whether it holds another slot by its own word because it missed the generation in which a mirror dropped vacant ones.
+pub(super) fn has_moved_up(superblock: &Superblock, truth: &Superblock) -> bool {
+    let is_smaller = truth.raid_disks < superblock.raid_disks;
+    is_smaller && misses_one(superblock, truth) && superblock.role().slot().is_some()
+}
+
+/// Whether one that missed the last generation differs in what that may have changed for all.
+fn is_torn(own: &Superblock, truth: &Superblock) -> bool {
+    own.size != truth.size
+        || own.raid_disks != truth.raid_disks
+        || own.bitmap_sector().is_some() != truth.bitmap_sector().is_some()
+}
+
+fn adopt<D: Device>(member: &mut Found<D>, truth: &Superblock) {
     let has = room(member);
     let own = &mut member.superblock;
     if own.size != truth.size {

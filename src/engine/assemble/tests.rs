@@ -8,11 +8,11 @@ use crate::units::EventCount;
 const EVENTS: u64 = 100;
 
 /// The superblocks of a clean array, all equally fresh.
-fn members(level: i32, slots: usize) -> Vec<Superblock> {
+pub(super) fn members(level: i32, slots: usize) -> Vec<Superblock> {
     members_and_spares(level, slots, 0)
 }
 
-fn members_and_spares(level: i32, slots: usize, spares: usize) -> Vec<Superblock> {
+pub(super) fn members_and_spares(level: i32, slots: usize, spares: usize) -> Vec<Superblock> {
     let layout = match level {
         0 => 1,
         10 => 0x102,
@@ -41,7 +41,7 @@ fn members_and_spares(level: i32, slots: usize, spares: usize) -> Vec<Superblock
     superblocks
 }
 
-fn found(superblocks: &[Superblock]) -> Vec<Found<MemoryDevice>> {
+pub(super) fn found(superblocks: &[Superblock]) -> Vec<Found<MemoryDevice>> {
     let numbered = superblocks.iter().enumerate();
     let found = numbered.map(|(index, superblock)| Found {
         device: MemoryDevice::new(Vec::new(), 512),

@@ -6,6 +6,7 @@
 mod arrays;
 mod attach;
 mod boot;
+mod copies;
 mod crashed;
 mod filesystem;
 mod geometries;
