@@ -1,5 +1,6 @@
 //! A terminal with raidctl or a shell on it, held by tmux: keys go in, what is to be seen comes out.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::harness::{Home, raidctl_program, run};
@@ -27,8 +28,10 @@ impl Terminal {
 
     /// One of so many columns and lines on which a script of the shell runs.
     pub fn running(home: &Home, size: (u16, u16), script: &str) -> Terminal {
-        let socket = home.path("tmux.sock").display().to_string();
-        let terminal = Terminal { socket };
+        // Not that of one before: its server may still be on its way out.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let socket = format!("tmux{}.sock", NEXT.fetch_add(1, Ordering::Relaxed));
+        let terminal = Terminal { socket: home.path(&socket).display().to_string() };
         let (columns, lines) = (size.0.to_string(), size.1.to_string());
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines, script]);
         terminal
