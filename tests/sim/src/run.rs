@@ -579,6 +579,8 @@ fn check_members(scene: &Scene, atlas: &Atlas, status: &raidd::engine::ArrayStat
             unrecorded |= seated[slot.index()].is_some();
             continue;
         };
+        // What it is known not to hold could not be put on record: nobody was told of success, and the array stays dirty.
+        unrecorded |= is_full && member.bad_sectors > 0;
         let is_in_sync = member.state == Some(MemberState::InSync);
         let is_claimed = claimed[slot.index()] == Some(atlas.disk(path));
         if is_in_sync && status.phase == Phase::Clean && !is_claimed {
