@@ -91,8 +91,8 @@ pub struct RemoteArray {
 }
 
 impl RemoteArray {
-    /// The array, if it lives on this reactor and is not away. Who uses it is a task that ends with its request and not with its connection:
-    /// one that is dropped takes no write down with it, which would leave its rows torn and unlocked.
+    /// The array, if it lives on this reactor and is not away. Who uses it is a task that ends with its request and not with its
+    /// connection: one that is dropped takes no write down with it, which would leave its rows torn and unlocked.
     fn here(&self) -> Option<Result<Rc<DiskArray>, IoError>> {
         if !self.home.is_current() {
             return None;

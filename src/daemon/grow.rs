@@ -80,8 +80,10 @@ impl Restart {
             return Outcome::AsBefore(self.not_now("it is being stopped"));
         };
         measure(&array.devices());
-        let may_be = array.check_change(change);
-        if let Err(refusal) = may_be.and(look(array.devices(), &self.memory).await) {
+        if let Err(refusal) = array.check_change(change) {
+            return Outcome::AsBefore(refusal);
+        }
+        if let Err(refusal) = look(array.devices(), &self.memory).await {
             return Outcome::AsBefore(refusal);
         }
         drop(array);
